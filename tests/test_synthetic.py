@@ -1,0 +1,170 @@
+"""The procedural cars: geometry, variety, determinism."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfds_srn import cars
+from tfds_srn import ray_caster
+from tfds_srn import scenes
+from tfds_srn import synthetic
+
+
+def digest(folder: pathlib.Path) -> dict[str, str]:
+  return {
+    str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+    for p in sorted(folder.rglob("*"))
+    if p.is_file()
+  }
+
+
+def test_same_seed_same_bytes_whatever_the_number_of_processes(tmp_path):
+  counts = {"train": 2, "val": 1}
+  for name, processes, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1)):
+    synthetic.write_scenes(
+      tmp_path / name,
+      counts=counts,
+      size=32,
+      views=2,
+      seed=seed,
+      processes=processes,
+    )
+  a, b, c = (digest(tmp_path / name) for name in "abc")
+  assert a == b
+  assert len(a) == 3 * (2 * 3 + 1) + 1
+  assert not set(a.values()) & {
+    v for k, v in c.items() if k.endswith(".png") and "rgb" in k
+  }
+
+
+def test_finished_scenes_are_reused_and_other_arguments_refused(tmp_path):
+  kwargs = {"counts": {"train": 1}, "size": 32, "views": 2, "processes": 1}
+  synthetic.write_scenes(tmp_path, **kwargs)
+  picture = next(tmp_path.rglob("rgb/*.png"))
+  picture.unlink()  # would come back if the scenes were written again
+  synthetic.write_scenes(tmp_path, **kwargs)
+  assert not picture.exists()
+  with pytest.raises(ValueError, match="name another folder or remove"):
+    synthetic.write_scenes(tmp_path, **{**kwargs, "seed": 1})
+
+
+def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
+  synthetic.write_scenes(
+    tmp_path, counts={"train": 2}, size=32, views=2, processes=1
+  )
+  (tmp_path / "synthetic.json").unlink()  # as if killed before the end
+  cut = next(tmp_path.rglob("rgb/*.png"))
+  cut.write_bytes(cut.read_bytes()[:50])
+  synthetic.write_scenes(
+    tmp_path, counts={"train": 2}, size=32, views=2, processes=1
+  )
+  found = scenes.find_scenes(str(tmp_path))
+  assert not scenes.check_scenes(f for g in found.values() for f in g)
+
+
+def test_spiral_is_srn_s_closed_form():
+  poses = synthetic.spiral_poses()
+  assert poses.shape == (251, 4, 4)
+  i = np.arange(251)
+  azimuth, elevation = 0.08 * (250 - i), np.pi / 2 * i / 250
+  expected = 1.3 * np.stack(
+    [
+      np.cos(elevation) * np.cos(azimuth),
+      np.cos(elevation) * np.sin(azimuth),
+      np.sin(elevation),
+    ],
+    -1,
+  )
+  np.testing.assert_allclose(poses[:, :3, 3], expected, atol=1e-6)
+  np.testing.assert_allclose(
+    poses[250, :3, :2], [[-1, 0], [0, 1], [0, 0]], atol=1e-6
+  )
+  gram = np.einsum("nij,nik->njk", poses[:, :3, :3], poses[:, :3, :3])
+  np.testing.assert_allclose(gram, np.eye(3)[None].repeat(251, 0), atol=1e-6)
+  # Every camera looks at the origin: it lies straight ahead at 1.3.
+  ahead = poses[:, :3, 3] + 1.3 * poses[:, :3, 2]
+  np.testing.assert_allclose(ahead, 0, atol=1e-6)
+
+
+def test_train_cameras_are_all_over_the_sphere():
+  poses = synthetic.train_poses(0, "train", 0, 2000)
+  position = poses[:, :3, 3] / 1.3
+  np.testing.assert_allclose(np.linalg.norm(position, axis=-1), 1, atol=1e-6)
+  # Uniform on the sphere: mean 0 and covariance I/3.
+  np.testing.assert_allclose(position.mean(0), 0, atol=0.05)
+  np.testing.assert_allclose(np.cov(position.T), np.eye(3) / 3, atol=0.03)
+
+
+def test_cars_stay_inside_the_frustum_and_in_the_picture():
+  for index in range(20):
+    car = cars.sample_car(0, "train", index)
+    pose = synthetic.train_poses(0, "train", index, 1)[0]
+    image, depth = ray_caster.render_view(car, pose, 64)
+    assert image.min() >= 0 and image.max() <= 1
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    np.testing.assert_array_equal(border, 1)
+    hit = depth > 0
+    assert 0.03 < hit.mean() < 0.6
+    assert depth[hit].min() > 0.8 and depth[hit].max() < 1.8
+    # Pixels without depth may be touched by neighbours' edges alone.
+    inner = ~hit
+    for axis in (0, 1):
+      for shift in (1, -1):
+        inner &= ~np.roll(hit, shift, axis)
+    assert (image[inner] == 1).mean() > 0.998  # thin parts, as mirrors
+
+
+def test_front_and_rear_differ_and_cars_vary():
+  sampled = [cars.sample_car(0, "train", i) for i in range(60)]
+  assert len({car.label for car in sampled}) == 6
+  front = synthetic.look_at_origin(np.array([1.3, 0, 0]))
+  rear = synthetic.look_at_origin(np.array([-1.3, 0, 0]))
+  views = [
+    [ray_caster.render_view(car, pose, 32)[0] for pose in (front, rear)]
+    for car in sampled[:10]
+  ]
+  for a, b in views:
+    assert np.abs(a - b[:, ::-1]).max() > 0.2
+  fronts = np.stack([a for a, _ in views])
+  gaps = np.abs(fronts[:, None] - fronts).max((-1, -2, -3))
+  assert gaps[~np.eye(10, dtype=bool)].min() > 0.1
+
+
+def test_left_and_right_differ_for_some_cars():
+  left = synthetic.look_at_origin(np.array([0, 1.3, 0.2]))
+  right = synthetic.look_at_origin(np.array([0, -1.3, 0.2]))
+  differ = []
+  for i in range(30):
+    car = cars.sample_car(0, "train", i)
+    a, depth = ray_caster.render_view(car, left, 64)
+    b, _ = ray_caster.render_view(car, right, 64)
+    # Hue, not brightness: the light comes from one side.
+    mask = depth > 0
+    hue = [x / x.sum(-1, keepdims=True) for x in (a, b[:, ::-1])]
+    differ.append(np.abs(hue[0] - hue[1])[mask].mean() > 0.01)
+  assert 0 < sum(differ) < 30
+
+
+def test_anti_aliasing_agrees_with_many_rays():
+  car = cars.sample_car(0, "train", 0)
+  pose = synthetic.train_poses(0, "train", 0, 1)[0]
+  three, _ = ray_caster.render_view(car, pose, 32, 3)
+  many, _ = ray_caster.render_view(car, pose, 32, 9)
+  one, _ = ray_caster.render_view(car, pose, 32, 1)
+  assert np.abs(three - many).mean() < 0.4 * np.abs(one - many).mean()
+
+
+def test_written_depth_is_the_rendered_one(tmp_path):
+  synthetic.write_scenes(
+    tmp_path, counts={"val": 1}, size=32, views=1, processes=1
+  )
+  pose = synthetic.train_poses(0, "val", 0, 1)[0]
+  _, depth = ray_caster.render_view(cars.sample_car(0, "val", 0), pose, 32)
+  stored = np.array(Image.open(next(tmp_path.rglob("depth/*.png"))))
+  np.testing.assert_allclose(stored / synthetic.DEPTH_UNITS, depth, atol=6e-5)
+  marker = json.loads((tmp_path / "synthetic.json").read_text())
+  assert marker["counts"]["val"] == 1
