@@ -1,0 +1,21 @@
+"""GeNVS in JAX: generative novel view synthesis with 3D-aware diffusion.
+
+Shapes are written in one legend everywhere:
+
+  B scenes · V input views · T target views · N = V + T views in a record
+  (input views first, target views last) · H,W image · h,w feature render ·
+  D depth planes · C volume channels (16) · F feature-image channels (16, the
+  first three are RGB) · Q rendered views · R rays · S samples per ray
+
+Images are [.., H, W, 3] and volumes [.., H, W, D, C]: depth stands next to the
+channels so that the encoder's output becomes a volume by a reshape, without a
+copy, and so that one trilinear lookup reads 2 C adjacent numbers at a time.
+
+A batch is `images` u8 [B,N,H,W,3], `poses` f32 [B,N,4,4], `intrinsics` f32
+[B,4] (fx, fy, cx, cy in pixels of the image) and `scene` i32 [B].
+
+There is one camera convention inside: OpenCV camera-to-world (x right, y
+down, z into the scene), which is also SRN's. Others are converted at the edge.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,76 @@
+"""Paths of cameras around an object at the world's origin, up +z."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genvs_jax import cameras
+
+
+def orbit(frames: int, elevation: float, distance: float) -> jax.Array:
+  """One turn at constant elevation.
+
+  Args:
+    frames: number of poses.
+    elevation: degrees above the horizon.
+    distance: from the origin in world units.
+
+  Returns:
+    poses f32 [frames,4,4], camera-to-world.
+  """
+  azimuth = np.linspace(0, 2 * np.pi, frames, endpoint=False)
+  return _around(azimuth, np.full(frames, np.radians(elevation)), distance)
+
+
+def srn_spiral(distance: float = 1.3, views: int = 251) -> jax.Array:
+  """The poses of every SRN test scene, from the horizon up to the pole."""
+  i = np.arange(views)
+  return _around(
+    0.08 * (views - 1 - i), (np.pi / 2) * i / (views - 1), distance
+  )
+
+
+def spread_targets(
+  poses: np.ndarray, input_view: int, count: int, min_angle: float
+) -> np.ndarray:
+  """Indices of `count` views far from the input view and from each other.
+
+  Each is the one farthest in angle from all chosen before, among the views
+  that are `min_angle` degrees or more away from the input view.
+
+  Args:
+    poses: [views,4,4] camera-to-world.
+    input_view: index of the input view.
+    count: how many to choose.
+    min_angle: in degrees, as seen from the origin.
+
+  Raises:
+    ValueError: if fewer views than that are far enough.
+  """
+  angles = np.degrees(cameras.view_angle(poses[:, None], poses[None]))
+  allowed = angles[input_view] >= min_angle
+  if allowed.sum() < count:
+    raise ValueError(
+      f"{allowed.sum()} views are {min_angle:g} degrees or more from view"
+      f" {input_view}, expected evaluate.targets = {count}"
+    )
+  chosen: list[int] = []
+  nearest = angles[input_view].copy()
+  for _ in range(count):
+    best = int(np.argmax(np.where(allowed, nearest, -1)))
+    chosen.append(best)
+    allowed[best] = False
+    nearest = np.minimum(nearest, angles[best])
+  return np.array(chosen)
+
+
+def _around(azimuth, elevation, distance: float) -> jax.Array:
+  positions = distance * np.stack(
+    [
+      np.cos(elevation) * np.cos(azimuth),
+      np.cos(elevation) * np.sin(azimuth),
+      np.sin(elevation),
+    ],
+    -1,
+  )
+  return cameras.look_at(jnp.asarray(positions), jnp.zeros(3))

@@ -1,0 +1,130 @@
+"""Samplers: from noise at the largest sigma to an image.
+
+All share one contract: (denoise, noise, sigmas, step_noise, churn) -> x0.
+`denoise(x, sigma, step)` gives x0 for images x [B,H,W,3] at noise level sigma
+(a scalar), `noise` is unit Gaussian like x, `sigmas` [n+1] descends to 0, and
+`step_noise(step)` is the unit Gaussian [B,H,W,3] that churn adds in a step.
+Each is one `lax.scan`, compiled once whatever the number of steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+StepNoise = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Churn:
+  """Noise added back at each step (EDM, algorithm 2).
+
+  Attributes:
+    amount: S_churn; each step's gamma is amount / steps, at most sqrt(2) - 1.
+      0 makes the sampler deterministic.
+    noise_scale: S_noise.
+    sigma_min: S_tmin, churn acts from this sigma ...
+    sigma_max: S_tmax, ... to this one.
+  """
+
+  amount: float = 0.0
+  noise_scale: float = 1.0
+  sigma_min: float = 0.0
+  sigma_max: float = math.inf
+
+
+def karras_sigmas(
+  steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0
+) -> jax.Array:
+  """Noise levels f32 [steps+1], from `sigma_max` down to 0 (EDM, eq. 5)."""
+  ramp = jnp.linspace(0.0, 1.0, steps)
+  low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+  return jnp.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def euler(
+  denoise: Denoise,
+  noise: jax.Array,
+  sigmas: jax.Array,
+  step_noise: StepNoise,
+  churn: Churn = Churn(),
+) -> jax.Array:
+  """Euler's method with optional churn: one evaluation a step."""
+
+  def step(x, inputs):
+    i, sigma, sigma_next = inputs
+    x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
+    slope = (x - denoise(x, sigma, i)) / sigma
+    return x + slope * (sigma_next - sigma), None
+
+  return _scan(step, noise * sigmas[0], sigmas)
+
+
+def heun(
+  denoise: Denoise,
+  noise: jax.Array,
+  sigmas: jax.Array,
+  step_noise: StepNoise,
+  churn: Churn = Churn(),
+) -> jax.Array:
+  """Heun's method (EDM, algorithm 2): two evaluations a step but the last."""
+
+  def step(x, inputs):
+    i, sigma, sigma_next = inputs
+    x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
+    slope = (x - denoise(x, sigma, i)) / sigma
+    proposal = x + slope * (sigma_next - sigma)
+
+    def corrected():
+      second = (proposal - denoise(proposal, sigma_next, i)) / sigma_next
+      return x + (slope + second) / 2 * (sigma_next - sigma)
+
+    return jax.lax.cond(sigma_next > 0, corrected, lambda: proposal), None
+
+  return _scan(step, noise * sigmas[0], sigmas)
+
+
+def _scan(step, x, sigmas):
+  steps = jnp.arange(len(sigmas) - 1)
+  x, _ = jax.lax.scan(step, x, (steps, sigmas[:-1], sigmas[1:]))
+  return x
+
+
+def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
+  """Raises sigma by gamma and the image's noise with it."""
+  if churn.amount == 0:
+    return x, sigma
+  gamma = min(churn.amount / steps, math.sqrt(2) - 1)
+  active = (sigma >= churn.sigma_min) & (sigma <= churn.sigma_max)
+  raised = jnp.where(active, sigma * (1 + gamma), sigma)
+  # sqrt(raised^2 - sigma^2), without the rounding of a difference of squares.
+  added = jnp.where(active, sigma * math.sqrt(gamma * (2 + gamma)), 0.0)
+  return x + churn.noise_scale * added * step_noise(i), raised
+
+
+SAMPLERS = {"euler": euler, "heun": heun}
+
+
+def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:
+  """Unit Gaussian [B,..] like x whose item j depends on keys[j] alone.
+
+  A picture drawn with it does not depend on the batch it is drawn in.
+  """
+  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+
+
+def build_sigmas(config) -> jax.Array:
+  """From `config.sampler`."""
+  return karras_sigmas(
+    config.sampler.steps, config.sampler.sigma_min, config.sampler.sigma_max
+  )
+
+
+def build_churn(config) -> Churn:
+  """From `config.sampler`."""
+  return Churn(
+    config.sampler.churn * config.sampler.steps, config.sampler.noise_scale
+  )

@@ -1,0 +1,44 @@
+"""Losses and scores by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genvs_jax import losses
+from genvs_jax import metrics
+
+
+def test_denoising_loss_is_lowest_at_the_true_variance():
+  target = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  output = target + 0.3
+
+  def loss(log_variance):
+    return losses.denoising(output, target, jnp.full(2, log_variance))
+
+  best = np.log(0.3**2)
+  np.testing.assert_allclose(loss(best), (1 + best) / 2, rtol=1e-4)
+  assert loss(best) < min(loss(best + 0.3), loss(best - 0.3))
+  np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-5)
+  np.testing.assert_allclose(loss(0.0), 0.3**2 / 2, rtol=1e-5)
+
+
+def test_rgb_loss_compares_each_view_with_its_own_target():
+  """The reference's broadcast would give 0.25 here."""
+  images = jnp.stack([jnp.zeros((1, 4, 4, 3)), jnp.ones((1, 4, 4, 3))])
+  features = jnp.concatenate([images, jnp.full((2, 1, 4, 4, 5), 9.0)], -1)
+  assert losses.rgb(features, images) == 0
+  with pytest.raises(ValueError, match="differ in size"):
+    losses.rgb(features[:, 0], images)
+
+
+def test_psnr_inside_a_mask():
+  truth = jnp.zeros((2, 4, 4, 3))
+  image = truth.at[:, 0, 0].set(0.1)
+  mask = jnp.zeros((2, 4, 4), bool).at[:, 0, :2].set(True)
+  np.testing.assert_allclose(
+    metrics.psnr(image, truth), -10 * np.log10(0.01 / 16), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    metrics.psnr(image, truth, mask), -10 * np.log10(0.01 / 2), rtol=1e-5
+  )
