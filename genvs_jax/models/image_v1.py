@@ -1,0 +1,224 @@
+"""`image_v1`: k-diffusion's U-Net denoiser, as the reference uses it.
+
+Input is the noisy image (already times c_in) with the conditioning features
+beside it; output the preconditioned prediction and one log-variance per image.
+Blocks are named by resolution (`down_64_block0`), so that a network grown by a
+new outer level is a union of trees.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genvs_jax.models import layers
+
+AUGMENTATION_SIZE = 9
+
+
+class ImageV1(nn.Module):
+  """The denoiser network F.
+
+  Attributes:
+    channels: of each level, outermost first.
+    depths: residual blocks per level.
+    attention: whether each level has self-attention.
+    embedding: width of the conditioning vector (256 in the reference).
+    dropout: rate, whole channels at a time.
+    dtype: of the computation.
+  """
+
+  channels: tuple[int, ...] = (128, 256, 512, 512)
+  depths: tuple[int, ...] = (2, 2, 4, 4)
+  attention: tuple[bool, ...] = (False, False, True, True)
+  embedding: int = 256
+  dropout: float = 0.05
+  dtype: layers.Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    sigma: jax.Array,
+    features: jax.Array,
+    augmentation: jax.Array,
+    train: bool,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Predicts F(x; sigma, features).
+
+    Args:
+      x: [B,H,W,3] noisy image times c_in; sides divisible by 2^(levels-1).
+      sigma: [B] noise level in image units.
+      features: [B,H,W,F] conditioning, not scaled.
+      augmentation: [B,9] augmentation vector, zeros for none.
+      train: whether to drop channels ("dropout" rng).
+
+    Returns:
+      F f32 [B,H,W,3] and the log-variance f32 [B].
+    """
+    if not len(self.channels) == len(self.depths) == len(self.attention):
+      raise ValueError(
+        "denoiser.channels, depths and attention have"
+        f" {len(self.channels)}, {len(self.depths)} and {len(self.attention)}"
+        " levels, expected the same number"
+      )
+    vector = self._embed(sigma, augmentation)
+    x = jnp.concatenate([x, features], -1).astype(self.dtype)
+    x = _conv(x, self.channels[0], 1, "input", self.dtype)
+
+    skips = []
+    for i, width in enumerate(self.channels):
+      if i > 0:
+        x = layers.blur_downsample(x)
+      for j in range(self.depths[i]):
+        x = self._block(x, vector, i, j, width, "down", train)
+      skips.append(x)
+    for i in reversed(range(len(self.channels))):
+      if i < len(self.channels) - 1:
+        x = jnp.concatenate([x, skips[i]], -1)
+      for j in range(self.depths[i]):
+        last = j == self.depths[i] - 1
+        width = self.channels[max(i - 1, 0) if last else i]
+        x = self._block(x, vector, i, j, width, "up", train)
+      if i > 0:
+        x = layers.blur_upsample(x)
+    x = nn.Conv(
+      4,
+      (1, 1),
+      kernel_init=nn.initializers.zeros,
+      name="output",
+    )(x.astype(jnp.float32))
+    return x[..., :3], jnp.mean(x[..., 3], (1, 2))
+
+  def _embed(self, sigma: jax.Array, augmentation: jax.Array) -> jax.Array:
+    """The conditioning vector [B,embedding], float32."""
+    frequencies = self.variable(
+      "constants",
+      "frequencies",
+      lambda: jax.random.normal(
+        self.make_rng("params"), (self.embedding // 2,)
+      ),
+    ).value
+    phase = 2 * jnp.pi * jnp.log(sigma)[:, None] / 4 * frequencies
+    vector = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
+    vector += nn.Dense(
+      self.embedding,
+      use_bias=False,
+      kernel_init=layers.torch_default,
+      name="augmentation",
+    )(augmentation)
+    for i in range(2):
+      vector = nn.Dense(
+        self.embedding,
+        kernel_init=nn.initializers.orthogonal(),
+        bias_init=layers.torch_bias(self.embedding),
+        name=f"mapping{i}",
+      )(vector)
+      vector = nn.gelu(vector, approximate=False)
+    return vector
+
+  def _block(
+    self, x, vector, level: int, index: int, width: int, path: str, train: bool
+  ) -> jax.Array:
+    resolution = x.shape[2]
+    name = f"{path}_{resolution}_block{index}"
+    x = ResBlock(
+      self.channels[level], width, self.dropout, self.dtype, name=name
+    )(x, vector, train)
+    if self.attention[level]:
+      x = SelfAttention(
+        self.dropout,
+        self.dtype,
+        name=f"{path}_{resolution}_attention{index}",
+      )(x, vector, train)
+    return x
+
+
+class ResBlock(nn.Module):
+  """Two convolutions behind adaptive norms, with a skip."""
+
+  middle: int
+  width: int
+  dropout: float
+  dtype: layers.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
+    def drop(y):
+      return nn.Dropout(self.dropout, broadcast_dims=(1, 2))(
+        y, deterministic=not train
+      )
+
+    y = AdaGroupNorm(self.dtype, name="norm1")(x, vector)
+    y = nn.gelu(y, approximate=False)
+    y = drop(_conv(y, self.middle, 3, "conv1", self.dtype))
+    y = AdaGroupNorm(self.dtype, name="norm2")(y, vector)
+    y = nn.gelu(y, approximate=False)
+    y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
+    if x.shape[-1] != self.width:
+      x = nn.Conv(
+        self.width,
+        (1, 1),
+        use_bias=False,
+        kernel_init=nn.initializers.orthogonal(),
+        dtype=self.dtype,
+        name="skip",
+      )(x)
+    return x + y
+
+
+class SelfAttention(nn.Module):
+  """Attention between all pixels, heads of 64 channels, added to the input."""
+
+  dropout: float
+  dtype: layers.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
+    n, h, w, c = x.shape
+    heads = max(1, c // 64)
+    y = AdaGroupNorm(self.dtype, name="norm")(x, vector)
+    qkv = _conv(y, 3 * c, 1, "qkv", self.dtype)
+    q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, heads, c // heads), 2, 0)
+    scale = (c // heads) ** -0.25
+    logits = jnp.einsum("nqhc,nkhc->nhqk", q * scale, k * scale)
+    weights = nn.softmax(logits.astype(jnp.float32), -1).astype(self.dtype)
+    weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+    y = jnp.einsum("nhqk,nkhc->nqhc", weights, v).reshape(n, h, w, c)
+    return x + _conv(y, c, 1, "out", self.dtype)
+
+
+class AdaGroupNorm(nn.Module):
+  """Group norm whose scale and shift come from the conditioning vector."""
+
+  dtype: layers.Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    scale_shift = nn.Dense(
+      2 * channels,
+      kernel_init=layers.torch_default,
+      bias_init=layers.torch_bias(vector.shape[-1]),
+      name="mapper",
+    )(vector)
+    scale, shift = jnp.split(scale_shift[:, None, None], 2, -1)
+    y = nn.GroupNorm(
+      num_groups=max(1, channels // 32),
+      epsilon=1e-5,
+      use_bias=False,
+      use_scale=False,
+      use_fast_variance=False,
+    )(x.astype(jnp.float32))
+    return (y * (scale + 1) + shift).astype(self.dtype)
+
+
+def _conv(x: jax.Array, width: int, kernel: int, name: str, dtype) -> jax.Array:
+  return nn.Conv(
+    width,
+    (kernel, kernel),
+    padding=kernel // 2,
+    kernel_init=layers.torch_default,
+    bias_init=layers.torch_bias(kernel**2 * x.shape[-1]),
+    dtype=dtype,
+    name=name,
+  )(x)

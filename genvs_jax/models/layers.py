@@ -1,0 +1,124 @@
+"""Layers shared by the networks: normalisation, resampling, initialisation.
+
+Images are [n,H,W,c]. Parameters are float32; `dtype` is what a layer computes
+in, statistics and softmax apart, which stay float32.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Dtype = jnp.dtype
+
+# PyTorch's default for convolutions and linear layers: U(+-1/sqrt(fan_in)).
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# He et al. 2015, by fan-in and by fan-out.
+he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+  """PyTorch's default bias: U(+-1/sqrt(fan_in))."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def icnr(key, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+  """He initialisation whose four sub-pixel channels start equal.
+
+  For convolutions that feed `pixel_shuffle` (Aitken et al. 2017): the shuffle
+  then starts as nearest-neighbour upsampling, free of checkerboards.
+  """
+  *rest, out = shape
+  kernel = he_fan_in(key, (*rest, out // 4), dtype)
+  return jnp.repeat(kernel, 4, axis=-1)
+
+
+def pixel_shuffle(x: jax.Array) -> jax.Array:
+  """[n,H,W,4c] -> [n,2H,2W,c], out[2y+i, 2x+j, k] = x[y, x, 4k+2i+j]."""
+  n, h, w, c = x.shape
+  x = x.reshape(n, h, w, c // 4, 2, 2)
+  return x.transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, c // 4)
+
+
+def blur_downsample(x: jax.Array) -> jax.Array:
+  """Halves height and width with the filter [1,3,3,1]/8, reflected borders."""
+  for axis in (1, 2):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (1, 1)
+    p = jnp.pad(x, padding, mode="reflect")
+    count = x.shape[axis] // 2
+
+    def tap(start, p=p, axis=axis, count=count):
+      stop = start + 2 * count - 1
+      return jax.lax.slice_in_dim(p, start, stop, 2, axis)
+
+    x = (tap(0) + 3 * tap(1) + 3 * tap(2) + tap(3)) / 8
+  return x
+
+
+def blur_upsample(x: jax.Array) -> jax.Array:
+  """Doubles height and width with the filter [1,3,3,1]/4, reflected borders."""
+  for axis in (1, 2):
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (1, 1)
+    p = jnp.pad(x, padding, mode="reflect")
+    size = x.shape[axis]
+    before = jax.lax.slice_in_dim(p, 0, size, axis=axis)
+    after = jax.lax.slice_in_dim(p, 2, size + 2, axis=axis)
+    pairs = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis + 1)
+    shape = list(x.shape)
+    shape[axis] *= 2
+    x = pairs.reshape(shape)
+  return x
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation with PyTorch's running statistics.
+
+  Training normalises by the statistics of the global batch (also when it is
+  spread over devices) and updates the running ones; otherwise the running
+  ones are used. The running variance is the unbiased one, as in PyTorch and
+  unlike `nn.BatchNorm`, so that converted weights keep training as they did.
+
+  Attributes:
+    frozen: scale and offset are buffers as well, and nothing is ever updated.
+  """
+
+  momentum: float = 0.1
+  epsilon: float = 1e-5
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  frozen: bool = False
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    shape = x.shape[-1:]
+    mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+    variance = self.variable("batch_stats", "var", jnp.ones, shape)
+    if self.frozen:
+      scale = self.variable("batch_stats", "scale", jnp.ones, shape).value
+      bias = self.variable("batch_stats", "bias", jnp.zeros, shape).value
+    else:
+      scale = self.param("scale", nn.initializers.ones, shape)
+      bias = self.param("bias", self.bias_init, shape)
+    x32 = x.astype(jnp.float32)
+    if train and not self.frozen:
+      batch_mean = jnp.mean(x32, (0, 1, 2))
+      batch_variance = jnp.mean((x32 - batch_mean) ** 2, (0, 1, 2))
+      if not self.is_initializing():
+        count = x.size // x.shape[-1]
+        unbiased = batch_variance * (count / max(count - 1, 1))
+        keep = 1 - self.momentum
+        mean.value = keep * mean.value + self.momentum * batch_mean
+        variance.value = keep * variance.value + self.momentum * unbiased
+    else:
+      batch_mean, batch_variance = mean.value, variance.value
+    y = (x32 - batch_mean) * jax.lax.rsqrt(batch_variance + self.epsilon)
+    return (y * scale + bias).astype(self.dtype)
