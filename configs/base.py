@@ -1,0 +1,154 @@
+"""Every field of a run, with its default, unit and meaning.
+
+The other files of this folder override fields of this one and add none. Any
+field can be set on the command line: `--config.train.steps=1000`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The full-size recipe at 64x64 on SRN cars; see `cars64.py`."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of initialisation, data order and all noise
+  # What `launch.py` does, in this order, when --mode is not given.
+  config.modes = ("train",)
+
+  data = config.data = ml_collections.ConfigDict()
+  data.dataset = "cars"  # cars, chairs, synthetic_cars or folder
+  # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
+  # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.
+  data.data_dir = ""
+  # For --mode=prepare: folder, or zip files separated by commas, in SRN
+  # layout. synthetic_cars writes its scenes there ("" = beside the dataset).
+  data.source = ""
+  # For --mode=prepare: URL, or Google Drive file id, of a zip to fetch.
+  data.url = ""
+  data.near = 0.0  # folder only: recorded near and far in world units;
+  data.far = 0.0  # 0 derives them from the camera distance
+  data.workers = 0  # processes that decode images; 0 = threads alone
+  data.threads = 8  # that read and decode, each a batch at a time
+  data.prefetch = 8  # batches made ahead
+  synthetic = data.synthetic = ml_collections.ConfigDict()
+  synthetic.train_scenes = 500
+  synthetic.validation_scenes = 24
+  synthetic.test_scenes = 24
+  synthetic.views = 50  # per train and validation scene; test scenes have 251
+  synthetic.image_size = 128  # pixels
+  synthetic.seed = 0
+
+  model = config.model = ml_collections.ConfigDict()
+  model.image_size = 64  # H = W in pixels, a multiple of 32
+  model.image_range = (0.0, 1.0)  # of images inside the model; or (-1, 1)
+  model.input_views = 2  # V, the most input views of a scene
+  model.volume_channels = 16  # C
+  model.depth_planes = 64  # D
+  model.feature_channels = 16  # F; the first three are RGB
+  model.dtype = "float32"  # networks compute in it: float32 or bfloat16
+  encoder = model.encoder = ml_collections.ConfigDict()
+  encoder.name = "resnet34_unet"
+  encoder.trunk_width = 64  # channels of ResNet's first stage
+  encoder.stage_sizes = (3, 4, 6, 3)  # ResNet34
+  encoder.decoder_width = 512
+  field = model.field = ml_collections.ConfigDict()
+  field.width = 64
+  field.depth = 1  # hidden layers
+  field.activation = "softplus"
+  field.density_activation = "softplus"
+  field.feature_activation = "sigmoid"
+  # Volume features are added to the rendered ones: colours pass from the
+  # start. It needs C = F; the reference has none.
+  field.skip = True
+  field.aggregate = "after"  # views are averaged "before" or "after" the MLP
+  denoiser = model.denoiser = ml_collections.ConfigDict()
+  denoiser.name = "image_v1"
+  denoiser.channels = (128, 256, 512, 512)  # outermost level first
+  denoiser.depths = (2, 2, 4, 4)  # residual blocks per level
+  denoiser.attention = (False, False, True, True)
+  denoiser.embedding = 256  # width of the conditioning vector
+  denoiser.dropout = 0.05  # of whole channels
+
+  frustum = config.frustum = ml_collections.ConfigDict()
+  frustum.kind = "near_far"  # or unit_cube, the reference's
+  frustum.near = 0.8  # world units; unit_cube ignores near and far
+  frustum.far = 1.8
+  frustum.min_near = 0.5  # unit_cube: rays start no nearer than this
+  frustum.flip_input = False  # encoder sees the image upside down (reference)
+
+  rendering = config.rendering = ml_collections.ConfigDict()
+  rendering.size = 64  # h = w in pixels of the feature render
+  rendering.coarse_samples = 64  # per ray
+  rendering.fine_samples = 64  # per ray, where the first pass found something
+  rendering.rays_per_chunk = 1024  # per scene, bounds memory; 0 = all at once
+  rendering.upsampling = "bilinear"  # of the features; the reference: nearest
+
+  diffusion = config.diffusion = ml_collections.ConfigDict()
+  diffusion.sigma_data = 0.5
+  # Training noise: log sigma ~ N(mean, std). At high noise only the features
+  # tell what to draw, so the denoiser learns to trust them.
+  diffusion.log_mean = 1.0
+  diffusion.log_std = 1.4
+
+  objective = config.objective = ml_collections.ConfigDict()
+  objective.name = "joint"
+  objective.denoising = 1.0  # weight of the denoising loss
+  objective.rgb = 1.0  # of the squared error of the first three channels
+  objective.rgb_input = 0.0  # the same for the first input view, if above 0
+  objective.opacity = 0.001  # of the mean opacity
+  objective.input_noise_probability = 0.5  # per input image
+  objective.input_noise_max = 1.0  # std ~ U(0, max), ImageNet-normalised units
+  objective.conditioning_dropout = 0.1  # features -> noise, per example
+
+  train = config.train = ml_collections.ConfigDict()
+  train.steps = 500_000
+  train.batch_size = 32  # scenes per step over all devices
+  train.target_views = 1  # T per scene
+  train.log_every = 100  # steps
+  train.sheet_every = 5_000  # steps between sheets of pictures
+  train.sheet_scenes = 4  # rows of a sheet
+  train.ema_half_life = 500_000  # images
+  train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
+
+  optimizer = config.optimizer = ml_collections.ConfigDict()
+  optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part
+  optimizer.field_rate = 2e-4
+  optimizer.denoiser_rate = 2e-4
+  optimizer.warmup = 1_000  # steps of linear warm-up
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.99
+  optimizer.eps = 1e-8
+  optimizer.weight_decay = 1e-2  # decoupled, times the learning rate
+  optimizer.clip_norm = 1.0  # of the gradient over all parts
+
+  checkpoint = config.checkpoint = ml_collections.ConfigDict()
+  checkpoint.every = 5_000  # steps
+  checkpoint.keep_latest = 2
+  checkpoint.keep_every = 100_000  # steps; these are never deleted
+
+  sampler = config.sampler = ml_collections.ConfigDict()
+  sampler.name = "heun"  # or euler
+  sampler.steps = 18
+  sampler.sigma_min = 0.01  # image units
+  sampler.sigma_max = 80.0
+  sampler.churn = 0.0  # gamma per step, at most sqrt(2)-1; 0 = deterministic
+  sampler.noise_scale = 1.003  # of the noise that churn adds
+  sampler.weights = "ema"  # or params, the raw weights
+
+  sample = config.sample = ml_collections.ConfigDict()
+  sample.split = "validation"
+  sample.scene = 0  # index in the split
+  sample.input_view = 0  # index of the view
+  sample.frames = 40
+  sample.elevation = 30.0  # degrees
+  sample.fps = 12
+
+  evaluate = config.evaluate = ml_collections.ConfigDict()
+  evaluate.split = "validation"
+  evaluate.scenes = 24  # the first ones; 0 = all
+  evaluate.targets = 8  # per scene, spread over the sphere
+  evaluate.min_angle = 30.0  # degrees between input and target view
+  evaluate.input_view = 0
+  evaluate.samples = 3  # seeds per view
+  evaluate.batch_size = 8  # scenes at a time
+
+  return config

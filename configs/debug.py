@@ -1,0 +1,39 @@
+"""The smallest run that takes every code path; for tests and first looks."""
+
+from configs import demo
+
+
+def get_config():
+  config = demo.get_config()
+  config.data.synthetic.train_scenes = 6
+  config.data.synthetic.validation_scenes = 3
+  config.data.synthetic.test_scenes = 1
+  config.data.synthetic.views = 8
+  config.model.input_views = 2
+  config.model.volume_channels = 8
+  config.model.feature_channels = 8
+  config.model.depth_planes = 4
+  config.model.encoder.trunk_width = 4
+  config.model.encoder.decoder_width = 8
+  config.model.field.width = 8
+  config.model.denoiser.channels = (8, 16)
+  config.model.denoiser.depths = (1, 1)
+  config.model.denoiser.attention = (False, True)
+  config.model.denoiser.embedding = 16
+  config.rendering.size = 8
+  config.rendering.coarse_samples = 4
+  config.rendering.fine_samples = 4
+  config.rendering.rays_per_chunk = 32
+  config.train.steps = 8
+  config.train.batch_size = 4
+  config.train.log_every = 1
+  config.train.sheet_every = 8
+  config.train.sheet_scenes = 2
+  config.checkpoint.every = 4
+  config.sampler.steps = 3
+  config.sample.frames = 3
+  config.evaluate.scenes = 3
+  config.evaluate.targets = 2
+  config.evaluate.samples = 1
+  config.evaluate.batch_size = 2
+  return config

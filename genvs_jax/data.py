@@ -1,0 +1,285 @@
+"""From prepared datasets to batches; the only user of `tfds_srn`.
+
+The order of the data is a function of (seed, step): batch n holds the records
+n B .. n B + B - 1 of one endless shuffled sequence, whatever the number of
+devices, processes or workers, so a run resumes by counting.
+"""
+
+import dataclasses
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+from PIL import Image
+
+import tfds_srn
+from tfds_srn import tfds_srn_dataset_builder as srn
+
+Record = dict[str, Any]
+
+
+class DatasetMissingError(ValueError):
+  """The dataset, or a split of it, has not been prepared."""
+
+
+def build_builder(
+  config, workdir: str, skip_bad_scenes: bool = False
+) -> tfds_srn.Builder:
+  """The TFDS builder that `config.data` names.
+
+  Synthetic scenes with numbers of their own, and folders, get names of their
+  own, so that two of them can share a data_dir.
+  """
+  data = config.data
+  if data.dataset not in srn.CONFIGS:
+    raise ValueError(
+      f"data.dataset is {data.dataset!r}, expected one of"
+      f" {', '.join(srn.CONFIGS)}"
+    )
+  dataset: str | tfds_srn.SrnConfig = data.dataset
+  if data.dataset == "synthetic_cars":
+    s = data.synthetic
+    wanted = {
+      "counts": {
+        "train": s.train_scenes,
+        "val": s.validation_scenes,
+        "test": s.test_scenes,
+      },
+      "views": s.views,
+      "size": s.image_size,
+      "seed": s.seed,
+    }
+    if wanted != srn.DEFAULT_SYNTHETIC:
+      counts = "_".join(str(n) for n in wanted["counts"].values())
+      dataset = dataclasses.replace(
+        srn.CONFIGS[data.dataset],
+        name=f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}",
+        synthetic=wanted,
+      )
+  elif data.dataset == "folder" and data.source:
+    stem = pathlib.PurePath(data.source.split(",")[0]).stem
+    dataset = dataclasses.replace(
+      srn.CONFIGS["folder"],
+      name=f"folder_{stem}",
+      near=data.near,
+      far=data.far,
+    )
+  return tfds_srn.Builder(
+    config=dataset,
+    data_dir=_expand(data.data_dir, workdir) or None,
+    source=_expand(data.source, workdir),
+    url=data.url,
+    skip_bad_scenes=skip_bad_scenes,
+  )
+
+
+def prepare(config, workdir: str, skip_bad_scenes: bool = False) -> str:
+  """Builds the dataset unless it is there; returns its folder."""
+  builder = build_builder(config, workdir, skip_bad_scenes)
+  if not builder.is_prepared():
+    root = pathlib.Path(os.fspath(builder.data_dir)).parents[2]
+    builder.download_and_prepare(download_dir=root / "downloads")
+  return os.fspath(builder.data_dir)
+
+
+def load_split(config, workdir: str, split: str) -> Sequence[Record]:
+  """Random access to the records of a split, images undecoded.
+
+  Raises:
+    DatasetMissingError: with a sentence on how to prepare it.
+  """
+  builder = build_builder(config, workdir)
+  if not builder.is_prepared():
+    raise DatasetMissingError(
+      f"dataset {config.data.dataset} is not in {builder.data_dir}: prepare it"
+      " with --mode=prepare --config.data.source=FOLDER_OR_ZIP (and the same"
+      " --config), or run on made-up cars with"
+      " --config.data.dataset=synthetic_cars after --mode=prepare with that"
+      " flag"
+    )
+  if split not in builder.info.splits:
+    raise DatasetMissingError(
+      f"dataset {config.data.dataset} in {builder.data_dir} has no split"
+      f" {split!r}, only {', '.join(builder.info.splits)}: its source held no"
+      f" {split} scenes; prepare it from a source that does"
+    )
+  return builder.as_data_source(split=split)
+
+
+def check_bounds(config, records: Sequence[Record]) -> None:
+  """Warns if the scenes were recorded for another near and far."""
+  frustum, record = config.frustum, records[0]
+  near, far = float(record["near"]), float(record["far"])
+  if frustum.kind == "near_far" and not np.allclose(
+    [near, far], [frustum.near, frustum.far], rtol=0.05
+  ):
+    logging.warning(
+      "scenes of %s lie between %.3g and %.3g, but the frustum of the config"
+      " between %.3g and %.3g: set --config.frustum.near=%.3g"
+      " --config.frustum.far=%.3g",
+      config.data.dataset,
+      near,
+      far,
+      frustum.near,
+      frustum.far,
+      near,
+      far,
+    )
+
+
+def decode_views(
+  record: Record, views: Sequence[int], image_size: int
+) -> dict[str, np.ndarray]:
+  """Decodes some views of a record at the model's size.
+
+  Images are composited onto white, padded to a square with white and resized
+  by area averaging (enlarged bicubically); the intrinsics follow.
+
+  Returns:
+    `images` u8 [N,H,W,3], `poses` f32 [N,4,4], `intrinsics` f32 [4].
+  """
+  images = [_decode_rgb(record["images"][i], image_size) for i in views]
+  height, width = (int(v) for v in record["image_size"])
+  side = max(height, width)
+  fx, fy, cx, cy = (float(v) for v in record["intrinsics"])
+  intrinsics = np.array(
+    [fx, fy, cx + (side - width) // 2, cy + (side - height) // 2], np.float32
+  )
+  return {
+    "images": np.stack(images),
+    "poses": np.asarray(record["poses"])[np.asarray(views)],
+    "intrinsics": intrinsics * np.float32(image_size / side),
+  }
+
+
+def decode_masks(
+  record: Record, views: Sequence[int], image_size: int
+) -> np.ndarray | None:
+  """Where the object is, bool [N,H,W], or None if the record has no depth."""
+  if not len(record["depths"]):
+    return None
+  masks = []
+  for i in views:
+    depth = np.array(Image.open(io.BytesIO(record["depths"][i])))
+    image = Image.fromarray((depth > 0).astype(np.uint8) * 255)
+    resized = image.resize((image_size, image_size), Image.Resampling.BOX)
+    masks.append(np.array(resized) > 127)
+  return np.stack(masks)
+
+
+def train_batches(
+  config,
+  records: Sequence[Record],
+  *,
+  start_step: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+  """This process's share of batch `start_step` and all that follow.
+
+  Yields:
+    batches as in `genvs_jax`, with B / process_count scenes.
+  """
+  views = config.model.input_views + config.train.target_views
+  fewest = min(len(records[i]["poses"]) for i in range(min(len(records), 8)))
+  if fewest < views:
+    raise ValueError(
+      f"a scene has {fewest} views, expected {views} or more"
+      " (model.input_views + train.target_views)"
+    )
+  endless = (
+    grain.MapDataset.source(records)
+    # The index runs on through the epochs.
+    .map_with_index(lambda i, record: {"scene": i % len(records), **record})
+    .seed(config.seed)
+    .shuffle()
+    .repeat()
+    .random_map(_PickViews(views, config.model.image_size))
+  )
+  share = _BatchShare(
+    endless, config.train.batch_size, process_index, process_count
+  )
+  batches = grain.MapDataset.source(share)[start_step:].to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=config.data.threads,
+      prefetch_buffer_size=config.data.prefetch,
+    )
+  )
+  if config.data.workers:
+    batches = batches.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=config.data.workers)
+    )
+  return iter(batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PickViews(grain.transforms.RandomMap):
+  """Decodes `count` distinct random views of a record."""
+
+  count: int
+  image_size: int
+
+  def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+    available = len(record["poses"])
+    if available < self.count:
+      raise ValueError(
+        f"scene {record['scene_id'].decode()} has {available} views, expected"
+        f" {self.count} or more (model.input_views + train.target_views)"
+      )
+    views = rng.choice(available, self.count, replace=False)
+    decoded = decode_views(record, views, self.image_size)
+    return {**decoded, "scene": np.int32(record["scene"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchShare:
+  """Element n is one process's part of batch n.
+
+  Processes take neighbouring records of a batch, not every n-th one, so that
+  the global batch has the same order for any number of them.
+  """
+
+  records: grain.MapDataset
+  batch_size: int
+  process_index: int
+  process_count: int
+
+  def __len__(self) -> int:
+    return sys.maxsize // self.batch_size
+
+  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+    size = self.batch_size // self.process_count
+    first = n * self.batch_size + self.process_index * size
+    items = [self.records[first + i] for i in range(size)]
+    return {key: np.stack([item[key] for item in items]) for key in items[0]}
+
+
+def _decode_rgb(data: bytes, size: int) -> np.ndarray:
+  image = Image.open(io.BytesIO(data))
+  if image.mode != "RGB":
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image).convert("RGB")
+  side = max(image.size)
+  if image.width != image.height:
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    image = square
+  if side != size:
+    method = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
+    image = image.resize((size, size), method)
+  return np.asarray(image)
+
+
+def _expand(path: str, workdir: str) -> str:
+  """A path in which a leading WORKDIR stands for --workdir."""
+  if path == "WORKDIR" or path.startswith("WORKDIR/"):
+    return os.path.join(workdir, path[len("WORKDIR/") :])
+  return os.path.expanduser(path)

@@ -1,0 +1,66 @@
+"""Eight simulated devices, and small scenes and runs shared by the tests."""
+
+import os
+import pathlib
+import sys
+
+# Compiling is most of the suite's time, and tiny networks need no optimising.
+_FLAGS = (
+  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+from configs import debug  # noqa: E402
+from genvs_jax import data  # noqa: E402
+from genvs_jax import train  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def pytest_configure(config):
+  del config
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+  """Programs that several tests compile are compiled once."""
+  folder = str(tmp_path_factory.mktemp("compilation_cache"))
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  return folder
+
+
+@pytest.fixture(scope="session")
+def debug_workdir(tmp_path_factory) -> str:
+  """A workdir with the debug dataset prepared."""
+  workdir = str(tmp_path_factory.mktemp("debug"))
+  data.prepare(debug.get_config(), workdir)
+  return workdir
+
+
+@pytest.fixture
+def debug_config(debug_workdir):
+  """configs/debug.py on the shared dataset, without sheets."""
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  config.train.sheet_scenes = 0
+  return config
+
+
+@pytest.fixture(scope="session")
+def trained_workdir(debug_workdir, tmp_path_factory) -> str:
+  """A workdir that holds a finished debug run of 8 steps on one device."""
+  workdir = str(tmp_path_factory.mktemp("trained"))
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  train.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
+  return workdir

@@ -1,0 +1,174 @@
+"""Drawing views: reproducible, independent of the batch, scored right."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import debug
+from genvs_jax import data
+from genvs_jax import evaluate
+from genvs_jax import pictures
+from genvs_jax import pipeline
+from genvs_jax import synthesis
+from genvs_jax import train_state
+from genvs_jax import writers
+
+
+@pytest.fixture(scope="module")
+def drawn(debug_workdir):
+  """(config, model, variables, synthesize, batch) with random weights."""
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  config.sampler.churn = 0.3
+  model = pipeline.build_model(config)
+  state = train_state.init_on_devices(config, model)
+  kernel = state.params["denoiser"]["output"]["kernel"]
+  state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
+    jax.random.key(0), kernel.shape
+  )
+  variables = train_state.sampling_variables(state, "params")
+  records = data.load_split(config, "", "validation")
+  decoded = [data.decode_views(r, [0, 1], 32) for r in records]
+  batch = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
+  synthesize = synthesis.build_synthesize(config, model)
+  return config, model, variables, synthesize, batch
+
+
+def inputs_of(batch, rows):
+  return {
+    "images": batch["images"][rows, :1],
+    "poses": batch["poses"][rows, :1],
+    "intrinsics": batch["intrinsics"][rows],
+  }
+
+
+def test_a_view_does_not_depend_on_its_batch(drawn):
+  _, _, variables, synthesize, batch = drawn
+  rows = np.arange(3)
+  keys = synthesis.view_keys(0, rows, np.arange(1))
+  together = synthesize(
+    variables, inputs_of(batch, rows), batch["poses"][:, 1:], keys
+  )
+  alone = synthesize(
+    variables, inputs_of(batch, rows[2:]), batch["poses"][2:, 1:], keys[2:]
+  )
+  for a, b in zip(together, alone, strict=True):
+    np.testing.assert_allclose(a[2:], b, atol=1e-4)
+  assert jnp.abs(together.sample[0] - together.sample[1]).max() > 0.1
+
+
+def test_seed_scene_and_frame_change_the_noise():
+  keys = [
+    synthesis.view_keys(seed, np.array([scene]), np.array([frame]))[0, 0]
+    for seed in (0, 1)
+    for scene in (0, 1)
+    for frame in (0, 1)
+  ]
+  assert len({int(jax.random.bits(k)) for k in keys}) == 8
+
+
+def test_pictures_are_in_range_and_of_the_image_size(drawn):
+  _, _, variables, synthesize, batch = drawn
+  keys = synthesis.view_keys(0, np.arange(3), np.arange(1))
+  views = synthesize(
+    variables, inputs_of(batch, np.arange(3)), batch["poses"][:, 1:], keys
+  )
+  assert views.sample.shape == views.rgb.shape == (3, 1, 32, 32, 3)
+  assert views.depth.shape == views.opacity.shape == (3, 1, 32, 32)
+  for x in (views.sample, views.rgb, views.opacity):
+    assert x.min() >= 0 and x.max() <= 1
+
+
+def test_a_rollout_compiles_once_and_its_frames_stand_alone(drawn):
+  config, model, variables, _, batch = drawn
+  synthesize = synthesis.build_synthesize(config, model)
+  one = {**inputs_of(batch, np.array([1])), "scene": np.array([1])}
+  poses = batch["poses"][:, 0]
+  frames = list(synthesis.rollout(synthesize, variables, one, poses, 0))
+  assert len(frames) == 3
+  assert synthesize._cache_size() == 1
+  again = list(synthesis.rollout(synthesize, variables, one, poses[:2], 0))
+  np.testing.assert_array_equal(frames[1].sample, again[1].sample)
+
+
+def test_render_alone_is_the_render_of_the_samples(drawn):
+  _, model, variables, synthesize, batch = drawn
+  rows, poses = np.arange(3), batch["poses"][:, 1:]
+  keys = synthesis.view_keys(0, rows, np.arange(1))
+  both = synthesize(variables, inputs_of(batch, rows), poses, keys)
+  alone = synthesis.build_render(model)(
+    variables, inputs_of(batch, rows), poses
+  )
+  assert alone.sample is None
+  np.testing.assert_allclose(both.rgb, alone.rgb, atol=1e-6)
+  np.testing.assert_allclose(both.depth, alone.depth, atol=1e-5)
+
+
+def test_unknown_sampler_is_refused(drawn):
+  config, model, *_ = drawn
+  config = config.copy_and_resolve_references()
+  config.sampler.name = "ddim"
+  with pytest.raises(ValueError, match="'ddim', expected one of euler, heun"):
+    synthesis.build_synthesize(config, model)
+
+
+def test_scores_of_known_pictures(debug_workdir):
+  """A perfect picture, the copied input and a grey one, by hand."""
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  records = data.load_split(config, "", "validation")
+  test = evaluate.load_test_views(config, records, 3)
+  assert test.target_images.shape == (3, 2, 32, 32, 3)
+  assert evaluate._score(test.target_images, test, None) == pytest.approx(100)
+  grey = np.full_like(test.target_images, 0.5)
+  error = ((grey - test.target_images) ** 2).mean((2, 3, 4))
+  expected = (-10 * np.log10(error)).mean()
+  assert evaluate._score(grey, test, None) == pytest.approx(expected, rel=1e-5)
+  # Wrong outside the mask alone costs nothing inside it.
+  outside = np.where(test.masks[..., None], test.target_images, 0.0)
+  assert evaluate._score(outside, test, test.masks) == pytest.approx(100)
+  assert evaluate._score(outside, test, None) < 20
+  # Input and targets are 30 degrees apart or more.
+  a, b = test.poses[:, :, :3, 3], test.target_poses[:, :, :3, 3]
+  cosine = (a * b).sum(-1) / 1.3**2
+  assert (np.degrees(np.arccos(cosine)) >= 30).all()
+
+
+def test_sheets_put_pictures_where_they_belong():
+  red = np.zeros((16, 16, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
+  blue = red[..., ::-1]
+  sheet = pictures.sheet([("a", [red, blue]), ("b", [blue])])
+  assert (sheet[48, 84 + 48] == [255, 0, 0]).all()
+  assert (sheet[48, 84 + 98 + 48] == [0, 0, 255]).all()
+  assert (sheet[98 + 48, 84 + 48] == [0, 0, 255]).all()
+  assert (sheet[98 + 48, 84 + 98 + 48] == 255).all()
+
+
+def test_depth_pictures_are_dark_where_near_and_white_where_empty():
+  depth, opacity = np.array([0.8, 1.8, 0.0]), np.array([1.0, 1.0, 0.0])
+  np.testing.assert_allclose(
+    pictures.depth_to_unit(depth, opacity, 0.8, 1.8), [0, 1, 1], atol=1e-6
+  )
+
+
+def test_metrics_of_a_cut_run_are_dropped(tmp_path):
+  first = writers.Writer(str(tmp_path), 0)
+  for step in (1, 2, 3):
+    first.write_scalars(step, {"loss": step})
+  first.close()
+  path = tmp_path / writers.METRICS_FILE
+  path.write_text(path.read_text() + '{"step": 4, "lo')  # killed in a write
+  second = writers.Writer(str(tmp_path), 2)
+  second.write_scalars(3, {"loss": 30})
+  second.close()
+  assert path.read_text().splitlines() == [
+    '{"step": 1, "loss": 1.0}',
+    '{"step": 2, "loss": 2.0}',
+    '{"step": 3, "loss": 30.0}',
+  ]
+  quiet = writers.Writer(str(tmp_path / "quiet"), 0, active=False)
+  quiet.write_scalars(1, {"loss": 1.0})
+  assert not pathlib.Path(tmp_path / "quiet").exists()
