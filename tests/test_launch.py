@@ -1,0 +1,132 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def launch(*args, check=True) -> subprocess.CompletedProcess:
+  env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [sys.executable, "launch.py", *map(str, args)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=env,
+    check=False,
+  )
+  if check:
+    assert done.returncode == 0, done.stderr[-3000:]
+  return done
+
+
+def refused(*args) -> str:
+  done = launch(*args, check=False)
+  assert done.returncode != 0
+  assert "Traceback" not in done.stderr, done.stderr[-2000:]
+  return done.stderr
+
+
+def test_unknown_fields_are_refused_with_the_nearest_name(tmp_path):
+  message = refused(
+    "--config=configs/debug.py",
+    f"--workdir={tmp_path}",
+    "--config.train.batchsize=4",
+  )
+  assert "train.batchsize" in message and "batch_size" in message
+
+
+def test_ill_typed_fields_are_refused(tmp_path):
+  message = refused(
+    "--config=configs/debug.py",
+    f"--workdir={tmp_path}",
+    "--config.train.batch_size=many",
+  )
+  assert "batch_size" in message and "many" in message
+
+
+def test_missing_dataset_is_one_sentence(tmp_path):
+  message = refused(
+    "--config=configs/cars64.py",
+    f"--workdir={tmp_path}",
+    f"--config.data.data_dir={tmp_path}",
+  )
+  assert message.count("error: ") == 1
+  assert "--mode=prepare" in message and "synthetic_cars" in message
+
+
+def test_prepare_without_a_source_says_where_the_data_are(tmp_path):
+  message = refused(
+    "--config=configs/cars64.py",
+    "--mode=prepare",
+    f"--workdir={tmp_path}",
+    f"--config.data.data_dir={tmp_path}",
+  )
+  assert "drive.google.com" in message and "non-commercial" in message
+
+
+def test_all_modes_from_an_empty_folder(tmp_path):
+  """configs/debug.py: prepare, train, evaluate, sample; then once more."""
+  args = ["--config=configs/debug.py", f"--workdir={tmp_path}/run"]
+  done = launch(*args)
+  run = tmp_path / "run"
+  for line in ("dataset ", "checkpoints ", "scores ", "turntable ", "train on"):
+    assert f"\n{line}" in done.stdout
+  results = json.loads((run / "results.json").read_text())
+  rows = ("render", "sample", "mean_image", "input_copy", "render_wrong_input")
+  for row in rows:
+    assert 0 < results[f"psnr_{row}"] < 60
+    assert 0 < results[f"psnr_{row}_masked"] < 60
+  assert results["steps"] == 8
+  assert (results["scenes"], results["views"]) == (3, 6)
+  samples = run / "samples"
+  assert (samples / "validation_0000.mp4").read_bytes()[4:8] == b"ftyp"
+  with Image.open(samples / "validation_0000.gif") as film:
+    assert film.n_frames == 3
+  with Image.open(samples / "validation_0000.png") as sheet:
+    assert sheet.size[1] == 5 * 98  # input, samples, render, depth, opacity
+  assert len(list((run / "sheets").iterdir())) == 1
+
+  # A copied checkpoint alone, with another sampler, into another workdir.
+  shutil.copytree(run / "checkpoints" / "8", tmp_path / "copy" / "8")
+  other = tmp_path / "other"
+  launch(
+    "--config=configs/debug.py",
+    "--mode=sample",
+    f"--workdir={other}",
+    f"--checkpoint={tmp_path}/copy/8",
+    f"--config.data.data_dir={run}/data",
+    "--config.model.image_size=64",  # the checkpoint's own model counts
+    "--config.sampler.name=euler",
+    "--config.sampler.churn=0.4",
+    "--config.sample.scene=1",
+    "--config.sample.frames=2",
+  )
+  assert (other / "samples" / "validation_0001.mp4").exists()
+  message = refused(
+    "--config=configs/debug.py",
+    "--mode=sample",
+    f"--workdir={run}",
+    "--config.sample.scene=99",
+  )
+  assert "sample.scene is 99, expected 0 to 2" in message
+
+
+@pytest.mark.slow
+def test_demo_learns(tmp_path):
+  """The README's first command meets its promises (about a quarter hour)."""
+  launch("--config=configs/demo.py", f"--workdir={tmp_path}")
+  r = json.loads((tmp_path / "results.json").read_text())
+  assert r["scenes"] >= 20 and r["views"] >= 8 * r["scenes"]
+  baselines = (r["psnr_mean_image"], r["psnr_input_copy"])
+  assert r["psnr_render"] >= max(baselines) + 2
+  assert r["psnr_render"] >= r["psnr_render_wrong_input"] + 1
+  assert r["psnr_sample"] >= max(baselines) + 1

@@ -1,0 +1,127 @@
+"""Imports go one way, and training needs neither TensorFlow nor PyTorch."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A module may import those of lower floors, and those of its own floor that
+# stand before it here.
+FLOORS = (
+  # ground: arrays only
+  ("cameras",),
+  ("images", "edm", "samplers", "losses", "metrics", "camera_paths"),
+  ("frustum", "rendering"),
+  # networks
+  ("models.layers",),
+  ("models.resnet34", "models.radiance_field", "models.image_v1"),
+  ("models.resnet_unet",),
+  ("models",),
+  # where they meet
+  ("pipeline",),
+  ("objectives", "optimizers"),
+  ("train_state",),
+  # siblings that know nothing of each other
+  ("data", "checkpoints", "sharding", "writers", "pictures"),
+  # use
+  ("synthesis",),
+  ("train", "evaluate"),
+)
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def module_name(path: pathlib.Path) -> str:
+  parts = path.relative_to(ROOT / "genvs_jax").with_suffix("").parts
+  return ".".join(p for p in parts if p != "__init__")
+
+
+def test_every_module_imports_only_lower_floors():
+  floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+  seen = set()
+  for path in (ROOT / "genvs_jax").rglob("*.py"):
+    name = module_name(path)
+    if not name:
+      continue
+    assert name in floor, f"{name} has no floor: add it to FLOORS"
+    seen.add(name)
+    for target in imports(path):
+      local = target.removeprefix("genvs_jax.")
+      if target.startswith("genvs_jax.") and local in floor:
+        assert floor[local] < floor[name], f"{name} imports {local}"
+  assert seen == set(floor)
+
+
+def test_the_packages_meet_in_one_place():
+  users = {
+    module_name(path)
+    for path in (ROOT / "genvs_jax").rglob("*.py")
+    if any(t.split(".")[0] == "tfds_srn" for t in imports(path))
+  }
+  assert users == {"data"}
+  for path in (ROOT / "tfds_srn").rglob("*.py"):
+    assert not any(t.startswith("genvs_jax") for t in imports(path)), path
+
+
+def test_only_a_few_modules_know_configs():
+  """`config` is read in build_* functions and where a run is put together."""
+  allowed = {"train", "synthesis", "evaluate", "data", "train_state"}
+  for path in (ROOT / "genvs_jax").rglob("*.py"):
+    if module_name(path) in allowed:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.FunctionDef):
+        takes = [a.arg for a in node.args.args]
+        if takes and takes[0] == "config":
+          assert node.name.startswith(("build_", "config_")), (
+            f"{path.name}:{node.name} takes a config"
+          )
+
+
+def test_no_tensorflow_and_no_torch_at_run_time():
+  script = (
+    "import sys; from genvs_jax import train, evaluate, synthesis;"
+    "import launch; bad = {'tensorflow', 'torch'} & set(sys.modules);"
+    "sys.exit(f'imported {bad}' if bad else 0)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_files_keep_their_size():
+  for folder in ("genvs_jax", "tfds_srn", "configs"):
+    for path in (ROOT / folder).rglob("*.py"):
+      lines = len(path.read_text().splitlines())
+      assert lines <= 400, f"{path} has {lines} lines: split it"
+
+
+def test_configs_override_fields_of_base_alone():
+  import importlib  # noqa: PLC0415
+
+  def fields(config, prefix=""):
+    for key, value in config.items():
+      if hasattr(value, "items"):
+        yield from fields(value, f"{prefix}{key}.")
+      else:
+        yield f"{prefix}{key}", type(value)
+
+  base = dict(fields(importlib.import_module("configs.base").get_config()))
+  for path in (ROOT / "configs").glob("*.py"):
+    module = importlib.import_module(f"configs.{path.stem}")
+    assert dict(fields(module.get_config())) == base, path
