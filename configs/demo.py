@@ -19,6 +19,8 @@ def get_config():
   config.data.synthetic.test_scenes = 2
   config.data.synthetic.views = 24
   config.data.synthetic.image_size = 32
+  # The settings below were chosen on seed 0; these scenes played no part.
+  config.data.synthetic.seed = 1
 
   config.model.image_size = 32
   config.model.input_views = 1
