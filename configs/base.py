@@ -39,6 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   model = config.model = ml_collections.ConfigDict()
   model.image_size = 64  # H = W in pixels, a multiple of 32
+  # How stored images become that size: area, bicubic or stride (every n-th
+  # pixel, as the reference does at 64).
+  model.resize = "area"
   model.image_range = (0.0, 1.0)  # of images inside the model; or (-1, 1)
   model.input_views = 2  # V, the most input views of a scene
   model.volume_channels = 16  # C
@@ -46,10 +49,13 @@ def get_config() -> ml_collections.ConfigDict:
   model.feature_channels = 16  # F; the first three are RGB
   model.dtype = "float32"  # networks compute in it: float32 or bfloat16
   encoder = model.encoder = ml_collections.ConfigDict()
-  encoder.name = "resnet34_unet"
+  encoder.name = "resnet34_unet"  # or deeplabv3plus
+  # "batch", "frozen" (stored statistics, as ImageNet weights bring them) or
+  # "none"; the decoder of deeplabv3plus never has any.
+  encoder.norm = "batch"
   encoder.trunk_width = 64  # channels of ResNet's first stage
   encoder.stage_sizes = (3, 4, 6, 3)  # ResNet34
-  encoder.decoder_width = 512
+  encoder.decoder_width = 512  # resnet34_unet only
   field = model.field = ml_collections.ConfigDict()
   field.width = 64
   field.depth = 1  # hidden layers
@@ -61,12 +67,13 @@ def get_config() -> ml_collections.ConfigDict:
   field.skip = True
   field.aggregate = "after"  # views are averaged "before" or "after" the MLP
   denoiser = model.denoiser = ml_collections.ConfigDict()
-  denoiser.name = "image_v1"
+  denoiser.name = "image_v1"  # or ddpmpp
   denoiser.channels = (128, 256, 512, 512)  # outermost level first
   denoiser.depths = (2, 2, 4, 4)  # residual blocks per level
   denoiser.attention = (False, False, True, True)
   denoiser.embedding = 256  # width of the conditioning vector
-  denoiser.dropout = 0.05  # of whole channels
+  denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
+  denoiser.augmentation = True  # ddpmpp only: takes the augmentation vector
 
   frustum = config.frustum = ml_collections.ConfigDict()
   frustum.kind = "near_far"  # or unit_cube, the reference's
@@ -88,6 +95,8 @@ def get_config() -> ml_collections.ConfigDict:
   # tell what to draw, so the denoiser learns to trust them.
   diffusion.log_mean = 1.0
   diffusion.log_std = 1.4
+  # What dropped features become: "normal" noise, or "uniform" (reference).
+  diffusion.unconditional = "normal"
 
   objective = config.objective = ml_collections.ConfigDict()
   objective.name = "joint"
@@ -95,9 +104,27 @@ def get_config() -> ml_collections.ConfigDict:
   objective.rgb = 1.0  # of the squared error of the first three channels
   objective.rgb_input = 0.0  # the same for the first input view, if above 0
   objective.opacity = 0.001  # of the mean opacity
+  # Of opacity times the squared distance between the expected depth and the
+  # camera's distance from the origin.
+  objective.depth = 0.0
+  # Poses are made relative to the first view; matters to unit_cube, whose
+  # cube then turns with that camera (reference).
+  objective.first_view_world = False
+  # Share of examples whose target and features are warped and told so, ...
+  objective.augmentation = 0.0
+  # ... and the probability of each kind of warp in them; half are mirrored.
+  objective.augmentation_kinds = 0.1
   objective.input_noise_probability = 0.5  # per input image
   objective.input_noise_max = 1.0  # std ~ U(0, max), ImageNet-normalised units
   objective.conditioning_dropout = 0.1  # features -> noise, per example
+
+  # Checkpoints (workdirs, or folders in them) that parts start from; "" starts
+  # fresh. Used by a run that has no checkpoint of its own yet.
+  init_from = config.init_from = ml_collections.ConfigDict()
+  init_from.encoder = ""
+  init_from.field = ""
+  init_from.denoiser = ""
+  init_from.weights = "ema"  # or params, the raw weights
 
   train = config.train = ml_collections.ConfigDict()
   train.steps = 500_000
@@ -114,6 +141,10 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.field_rate = 2e-4
   optimizer.denoiser_rate = 2e-4
   optimizer.warmup = 1_000  # steps of linear warm-up
+  # constant, cosine (down to final_rate once) or cosine_restarts
+  optimizer.schedule = "constant"
+  optimizer.period = 500_000  # steps of one cosine
+  optimizer.final_rate = 1e-8
   optimizer.b1 = 0.9
   optimizer.b2 = 0.99
   optimizer.eps = 1e-8
@@ -126,7 +157,7 @@ def get_config() -> ml_collections.ConfigDict:
   checkpoint.keep_every = 100_000  # steps; these are never deleted
 
   sampler = config.sampler = ml_collections.ConfigDict()
-  sampler.name = "heun"  # or euler
+  sampler.name = "heun"  # or euler, dpmpp_2m
   sampler.steps = 18
   sampler.sigma_min = 0.01  # image units
   sampler.sigma_max = 80.0

@@ -30,6 +30,29 @@ def srn_spiral(distance: float = 1.3, views: int = 251) -> jax.Array:
   )
 
 
+def reference_spiral(
+  frames: int,
+  turns: float,
+  elevations: tuple[float, float],
+  distance: float,
+) -> jax.Array:
+  """The spirals of the reference's sampling scripts.
+
+  Args:
+    frames: number of poses; one more would close the last turn.
+    turns: around the object (1 in the first script, 2 in the later one).
+    elevations: degrees at the start and at the end, (0, 80) and (-10, 60)
+      there.
+    distance: from the origin in world units.
+
+  Returns:
+    poses f32 [frames,4,4], camera-to-world.
+  """
+  azimuth = np.linspace(0, 2 * np.pi * turns, frames, endpoint=False)
+  elevation = np.radians(np.linspace(*elevations, frames, endpoint=False))
+  return _around(np.pi / 2 - azimuth, elevation, distance)
+
+
 def spread_targets(
   poses: np.ndarray, input_view: int, count: int, min_angle: float
 ) -> np.ndarray:

@@ -73,6 +73,35 @@ def project(
   return local[..., :2] / safe[..., None] * focal + centre, depth
 
 
+def flip_axes(poses: jax.Array) -> jax.Array:
+  """Camera-to-world poses [..,4,4] from OpenCV's to OpenGL's axes, or back.
+
+  The camera's y and z axes (columns) change sign: OpenGL cameras have y up and
+  look along -z.
+  """
+  return poses * jnp.array([1.0, -1.0, -1.0, 1.0])
+
+
+def relative_to_first(poses: jax.Array) -> jax.Array:
+  """Moves the world so that the first camera stands on its z axis.
+
+  Args:
+    poses: [N,4,4] camera-to-world.
+
+  Returns:
+    [N,4,4] in a world whose axes are camera 0's right, up and backwards, where
+    camera 0 stands at (0, 0, distance): if it looked at the origin, the origin
+    stays where it is (the reference's `normalize_first_view`).
+  """
+  rotation, position = poses[0, :3, :3], poses[0, :3, 3]
+  highest = jax.lax.Precision.HIGHEST
+  inverse = (rotation * jnp.array([1.0, -1.0, -1.0])).T
+  back = jnp.array([0.0, 0.0, 1.0]) * jnp.linalg.norm(position)
+  shift = back - jnp.matmul(inverse, position, precision=highest)
+  move = jnp.eye(4).at[:3, :3].set(inverse).at[:3, 3].set(shift)
+  return jnp.matmul(move, poses, precision=highest)
+
+
 def look_at(position: jax.Array, target: jax.Array) -> jax.Array:
   """Poses f32 [..,4,4] at `position` [..,3] facing `target` [..,3], up +z.
 

@@ -135,17 +135,24 @@ def check_bounds(config, records: Sequence[Record]) -> None:
 
 
 def decode_views(
-  record: Record, views: Sequence[int], image_size: int
+  record: Record, views: Sequence[int], image_size: int, resize: str
 ) -> dict[str, np.ndarray]:
   """Decodes some views of a record at the model's size.
 
-  Images are composited onto white, padded to a square with white and resized
-  by area averaging (enlarged bicubically); the intrinsics follow.
+  Images are composited onto white and padded to a square with white; the
+  intrinsics follow.
+
+  Args:
+    record: a scene.
+    views: their indices.
+    image_size: H = W in pixels.
+    resize: how images become that size: "area" averages (and enlarges
+      bicubically), "bicubic" is PIL's, "stride" takes every n-th pixel.
 
   Returns:
     `images` u8 [N,H,W,3], `poses` f32 [N,4,4], `intrinsics` f32 [4].
   """
-  images = [_decode_rgb(record["images"][i], image_size) for i in views]
+  images = [_decode_rgb(record["images"][i], image_size, resize) for i in views]
   height, width = (int(v) for v in record["image_size"])
   side = max(height, width)
   fx, fy, cx, cy = (float(v) for v in record["intrinsics"])
@@ -201,7 +208,7 @@ def train_batches(
     .seed(config.seed)
     .shuffle()
     .repeat()
-    .random_map(_PickViews(views, config.model.image_size))
+    .random_map(_PickViews(views, config.model.image_size, config.model.resize))
   )
   share = _BatchShare(
     endless, config.train.batch_size, process_index, process_count
@@ -225,6 +232,7 @@ class _PickViews(grain.transforms.RandomMap):
 
   count: int
   image_size: int
+  resize: str
 
   def random_map(self, record: Record, rng: np.random.Generator) -> Record:
     available = len(record["poses"])
@@ -234,7 +242,7 @@ class _PickViews(grain.transforms.RandomMap):
         f" {self.count} or more (model.input_views + train.target_views)"
       )
     views = rng.choice(available, self.count, replace=False)
-    decoded = decode_views(record, views, self.image_size)
+    decoded = decode_views(record, views, self.image_size, self.resize)
     return {**decoded, "scene": np.int32(record["scene"])}
 
 
@@ -261,7 +269,7 @@ class _BatchShare:
     return {key: np.stack([item[key] for item in items]) for key in items[0]}
 
 
-def _decode_rgb(data: bytes, size: int) -> np.ndarray:
+def _decode_rgb(data: bytes, size: int, resize: str) -> np.ndarray:
   image = Image.open(io.BytesIO(data))
   if image.mode != "RGB":
     image = image.convert("RGBA")
@@ -272,10 +280,22 @@ def _decode_rgb(data: bytes, size: int) -> np.ndarray:
     square = Image.new("RGB", (side, side), "white")
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     image = square
-  if side != size:
-    method = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
-    image = image.resize((size, size), method)
-  return np.asarray(image)
+  if side == size:
+    return np.asarray(image)
+  if resize == "stride":
+    if side % size:
+      raise ValueError(
+        f"images of {side} pixels cannot become {size} by model.resize ="
+        " 'stride', which takes every n-th pixel: choose 'area'"
+      )
+    return np.asarray(image)[:: side // size, :: side // size]
+  if resize not in ("area", "bicubic"):
+    raise ValueError(
+      f"model.resize is {resize!r}, expected 'area', 'bicubic' or 'stride'"
+    )
+  shrink = size < side and resize == "area"
+  method = Image.Resampling.BOX if shrink else Image.Resampling.BICUBIC
+  return np.asarray(image.resize((size, size), method))
 
 
 def _expand(path: str, workdir: str) -> str:

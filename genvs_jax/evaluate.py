@@ -132,6 +132,7 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
 def load_test_views(config, records, count: int) -> TestViews:
   """Decodes the input view and the spread targets of the first scenes."""
   options, size = config.evaluate, config.model.image_size
+  resize = config.model.resize
   inputs, targets, masks = [], [], []
   for i in range(count):
     record = records[i]
@@ -141,8 +142,9 @@ def load_test_views(config, records, count: int) -> TestViews:
       options.targets,
       options.min_angle,
     )
-    inputs.append(data.decode_views(record, [options.input_view], size))
-    targets.append(data.decode_views(record, chosen, size))
+    given = [options.input_view]
+    inputs.append(data.decode_views(record, given, size, resize))
+    targets.append(data.decode_views(record, chosen, size, resize))
     masks.append(data.decode_masks(record, chosen, size))
   return TestViews(
     images=np.stack([x["images"] for x in inputs]),
@@ -192,7 +194,9 @@ def _mean_training_image(config, workdir: str) -> np.ndarray:
   total, views = 0.0, 0
   for i in range(min(len(records), _MEAN_IMAGE_SCENES)):
     every = range(len(records[i]["poses"]))
-    images = data.decode_views(records[i], every, config.model.image_size)
+    images = data.decode_views(
+      records[i], every, config.model.image_size, config.model.resize
+    )
     total = total + images["images"].sum(0, dtype=np.float64)
     views += len(images["images"])
   return (total / views / 255).astype(np.float32)

@@ -85,18 +85,19 @@ class UnitCube:
     distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None]
     slope = (intrinsics[..., 0] / intrinsics[..., 2])[..., None]
     depth = local[..., 2]
-    scale = slope / jnp.maximum(depth, 1e-6)
-    uvw = jnp.stack(
-      [local[..., 0] * scale, -local[..., 1] * scale, distance - depth], -1
-    )
+    # Near the camera's own plane the division magnifies every rounding.
+    positive = jnp.maximum(depth, 1e-6)
+    u = slope * local[..., 0] / positive
+    v = slope * -local[..., 1] / positive
+    uvw = jnp.stack([u, v, distance - depth], -1)
     return jnp.clip(uvw, -1, 1), jnp.ones(uvw.shape[:-1], bool)
 
   def ray_bounds(
     self, origins: jax.Array, directions: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Entry and exit distances of the cube; both 1e9 for a ray that misses."""
-    inverse = 1.0 / (directions + 1e-15)
-    a, b = (-1 - origins) * inverse, (1 - origins) * inverse
+    slope = directions + 1e-15
+    a, b = (-1 - origins) / slope, (1 - origins) / slope
     near = jnp.max(jnp.minimum(a, b), -1)
     far = jnp.min(jnp.maximum(a, b), -1)
     # The reference clamps `near` after this test only, so that a cube behind

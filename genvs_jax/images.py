@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,3 +40,20 @@ def resize(images: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
     return images
   shape = (*images.shape[:-3], height, width, images.shape[-1])
   return jax.image.resize(images, shape, method, antialias=False)
+
+
+def double_aligned(images: jax.Array) -> jax.Array:
+  """Twice the height and width, bilinear, corner pixels on corner pixels.
+
+  PyTorch's `align_corners=True`: output i of n pixels reads the input at
+  i (n - 1) / (2 n - 1).
+  """
+
+  def matrix(count: int) -> jax.Array:
+    at = np.arange(2 * count) * (count - 1) / (2 * count - 1)
+    distance = np.abs(at[:, None] - np.arange(count))
+    return jnp.asarray(np.maximum(1 - distance, 0), images.dtype)
+
+  height, width = images.shape[-3:-1]
+  rows = jnp.einsum("yh,...hwc->...ywc", matrix(height), images)
+  return jnp.einsum("xw,...ywc->...yxc", matrix(width), rows)

@@ -33,3 +33,35 @@ def rgb(features: jax.Array, images: jax.Array) -> jax.Array:
       f"features {features.shape} and images {images.shape} differ in size"
     )
   return jnp.mean((features[..., :3] - images) ** 2)
+
+
+def opacity(render_opacity: jax.Array) -> jax.Array:
+  """Mean opacity [..,h,w]: discourages fog."""
+  return jnp.mean(render_opacity)
+
+
+def depth_prior(
+  depth: jax.Array, render_opacity: jax.Array, distance: jax.Array
+) -> jax.Array:
+  """Pulls what is opaque to the distance at which the object stands.
+
+  Args:
+    depth: [..,h,w] sum of weight times distance.
+    render_opacity: [..,h,w].
+    distance: of the camera from the world's origin, broadcast against [..].
+
+  Returns:
+    mean of opacity (expected depth - distance)^2.
+  """
+  expected = depth / (render_opacity + 1e-6)
+  return jnp.mean(render_opacity * (expected - distance) ** 2)
+
+
+def consistency(values: jax.Array, others: jax.Array) -> jax.Array:
+  """Squared difference of two renders of one view from different inputs.
+
+  Args:
+    values: depth or opacity [..,h,w].
+    others: the same from the other input view; takes no gradient.
+  """
+  return jnp.mean((values - jax.lax.stop_gradient(others)) ** 2)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genvs_jax import augmentation
+from genvs_jax import cameras
 from genvs_jax import edm
 from genvs_jax import images as image_ops
 from genvs_jax import losses
@@ -26,6 +28,10 @@ class Options:
   rgb: float
   rgb_input: float
   opacity: float
+  depth: float
+  first_view_world: bool
+  augmentation: float
+  augmentation_kinds: float
   input_noise_probability: float
   input_noise_max: float
   conditioning_dropout: float
@@ -42,6 +48,7 @@ class StepKeys(NamedTuple):
   sigma: jax.Array
   noise: jax.Array
   conditioning: jax.Array
+  augmentation: jax.Array
   dropout: jax.Array
 
 
@@ -71,6 +78,9 @@ def joint(
     the loss, and (metrics as scalars, the buffers after the step).
   """
   views = options.input_views
+  if options.first_view_world:
+    poses = jax.vmap(cameras.relative_to_first)(batch["poses"])
+    batch = {**batch, "poses": poses}
   pictures = image_ops.from_uint8(batch["images"], model.image_range)
   inputs, encoder_buffers = encode_inputs(
     model, options, variables, batch, pictures[:, :views], keys
@@ -83,9 +93,8 @@ def joint(
     jax.random.uniform(keys.coarse, (count, rays, model.counts.coarse)),
     jax.random.uniform(keys.fine, (count, rays, model.counts.fine)),
   )
-  render = pipeline.render_features(
-    model, variables, inputs, batch["poses"][:, jnp.array(rendered)], uniforms
-  )
+  poses = batch["poses"][:, jnp.array(rendered)]
+  render = pipeline.render_features(model, variables, inputs, poses, uniforms)
   features = pipeline.resize_features(model, render.features)
   target_features, targets = features[:, with_input:], pictures[:, views:]
 
@@ -96,7 +105,9 @@ def joint(
   rgb_input = (
     losses.rgb(features[:, :1], pictures[:, :1]) if with_input else 0.0
   )
-  opacity = jnp.mean(render.opacity)
+  opacity = losses.opacity(render.opacity)
+  distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None, None]
+  depth = losses.depth_prior(render.depth, render.opacity, distance)
   denoising = denoising_loss(
     model, options, variables, flatten(targets), flatten(target_features), keys
   )
@@ -105,12 +116,14 @@ def joint(
     + options.rgb * rgb
     + options.rgb_input * rgb_input
     + options.opacity * opacity
+    + options.depth * depth
   )
   metrics = {
     "loss": loss,
     "loss_denoising": denoising,
     "loss_rgb": rgb,
     "opacity": opacity,
+    "depth_error": depth,
   }
   if with_input:
     metrics["loss_rgb_input"] = rgb_input
@@ -156,24 +169,49 @@ def denoising_loss(
 ) -> jax.Array:
   """EDM's loss on images [B,H,W,3] given features [B,H,W,F].
 
-  Conditioning dropout replaces the features of single examples by unit
-  noise, as the paper does.
+  Conditioning dropout replaces the features of single examples by noise, as
+  the paper does; augmentation warps both and tells the denoiser how.
   """
+  clean, features, told = augment(options, clean, features, keys.augmentation)
   chance, unit = jax.random.split(keys.conditioning)
   dropped = jax.random.bernoulli(
     chance, options.conditioning_dropout, (len(clean), 1, 1, 1)
   )
-  features = jnp.where(
-    dropped, jax.random.normal(unit, features.shape), features
-  )
+  nothing = pipeline.unconditional_features(model, unit, features.shape)
+  features = jnp.where(dropped, nothing, features)
   sigma = options.sigma_law.sample(keys.sigma, (len(clean),))
   noise = jax.random.normal(keys.noise, clean.shape)
   noisy = clean + sigma[:, None, None, None] * noise
   output, log_variance = pipeline.predict(
-    model, variables, noisy, sigma, features, dropout_key=keys.dropout
+    model, variables, noisy, sigma, features, told, keys.dropout
   )
   target = edm.network_target(clean, noisy, sigma, model.sigma_data)
   return losses.denoising(output, target, log_variance)
+
+
+def augment(
+  options: Options, clean: jax.Array, features: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Warps images [B,H,W,3] and their features alike, example by example.
+
+  Returns:
+    both, and the augmentation vectors [B,9].
+  """
+  count = len(clean)
+  if options.augmentation == 0:
+    return clean, features, jnp.zeros((count, augmentation.VECTOR_SIZE))
+  chance, draws = jax.random.split(key)
+  chosen = jax.random.bernoulli(chance, options.augmentation, (count,))
+  warp = augmentation.warp_from_draws(
+    augmentation.draw(draws, count), options.augmentation_kinds
+  )
+  warp = jax.tree.map(lambda x: jnp.where(chosen, x, 0.0), warp)
+  maps = augmentation.matrices(warp, *clean.shape[1:3])
+  return (
+    augmentation.apply(clean, maps),
+    augmentation.apply(features, maps),
+    augmentation.vector(warp),
+  )
 
 
 OBJECTIVES = {"joint": joint}
@@ -188,6 +226,10 @@ def build_options(config) -> Options:
     rgb=objective.rgb,
     rgb_input=objective.rgb_input,
     opacity=objective.opacity,
+    depth=objective.depth,
+    first_view_world=objective.first_view_world,
+    augmentation=objective.augmentation,
+    augmentation_kinds=objective.augmentation_kinds,
     input_noise_probability=objective.input_noise_probability,
     input_noise_max=objective.input_noise_max,
     conditioning_dropout=objective.conditioning_dropout,

@@ -1,8 +1,49 @@
 """AdamW with one learning rate per part behind a global-norm clip."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from genvs_jax import pipeline
+
+SCHEDULES = ("constant", "cosine", "cosine_restarts")
+
+
+def learning_rate(
+  step: jax.Array,
+  peak: float,
+  *,
+  schedule: str,
+  warmup: int,
+  period: int,
+  final: float,
+) -> jax.Array:
+  """The rate of step `step` (0 for the first).
+
+  Args:
+    step: steps taken before this one.
+    peak: the highest rate.
+    schedule: "constant"; "cosine", from `peak` to `final` in `period` steps;
+      "cosine_restarts", the same again and again (Loshchilov and Hutter 2017;
+      torch's CosineAnnealingWarmRestarts with T_mult = 1).
+    warmup: steps over which the rate rises linearly, 0 for none.
+    period: in steps.
+    final: lowest rate of the cosines.
+  """
+  if schedule not in SCHEDULES:
+    raise ValueError(
+      f"optimizer.schedule is {schedule!r}, expected one of"
+      f" {', '.join(SCHEDULES)}"
+    )
+  rate = jnp.float32(peak)
+  if schedule != "constant":
+    if period < 1:
+      raise ValueError(
+        f"optimizer.period is {period}, expected the steps of a cosine"
+      )
+    at = jnp.minimum(step, period) if schedule == "cosine" else step % period
+    rate = final + (peak - final) * (1 + jnp.cos(jnp.pi * at / period)) / 2
+  return rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
 
 
 def build_optimizer(config) -> optax.GradientTransformation:
@@ -16,19 +57,27 @@ def build_optimizer(config) -> optax.GradientTransformation:
     "field": options.field_rate,
     "denoiser": options.denoiser_rate,
   }
-  transforms = {
-    part: optax.adamw(
-      optax.linear_schedule(
-        rate / max(options.warmup, 1), rate, max(options.warmup - 1, 1)
+
+  def adamw(peak: float) -> optax.GradientTransformation:
+    return optax.adamw(
+      lambda step: learning_rate(
+        step,
+        peak,
+        schedule=options.schedule,
+        warmup=options.warmup,
+        period=options.period,
+        final=options.final_rate,
       ),
       b1=options.b1,
       b2=options.b2,
       eps=options.eps,
       weight_decay=options.weight_decay,
     )
-    for part, rate in rates.items()
-  }
+
   return optax.chain(
     optax.clip_by_global_norm(options.clip_norm),
-    optax.multi_transform(transforms, {p: p for p in pipeline.PARTS}),
+    optax.multi_transform(
+      {part: adamw(rate) for part, rate in rates.items()},
+      {part: part for part in pipeline.PARTS},
+    ),
   )

@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax import augmentation as augmentation_ops
 from genvs_jax import cameras
 from genvs_jax import edm
 from genvs_jax import frustum as frustums
 from genvs_jax import images as image_ops
 from genvs_jax import models
 from genvs_jax import rendering
-from genvs_jax.models import image_v1
 
 Variables = dict[str, dict[str, Any]]
 PARTS = ("encoder", "field", "denoiser")
@@ -43,6 +43,8 @@ class Model:
     upsampling: method that enlarges feature images.
     rays_per_chunk: rays rendered at a time per scene, 0 for all.
     sigma_data: EDM's.
+    unconditional: noise that stands for "no features", see
+      `unconditional_features`.
   """
 
   encoder: nn.Module
@@ -57,6 +59,7 @@ class Model:
   upsampling: str
   rays_per_chunk: int
   sigma_data: float
+  unconditional: str
 
 
 class InputViews(NamedTuple):
@@ -89,6 +92,11 @@ def build_model(config) -> Model:
   Raises:
     ValueError: if sizes or names do not fit together.
   """
+  if config.diffusion.unconditional not in ("normal", "uniform"):
+    raise ValueError(
+      f"diffusion.unconditional is {config.diffusion.unconditional!r}, expected"
+      " 'normal' or 'uniform'"
+    )
   if len(config.model.image_range) != 2:
     raise ValueError(
       f"model.image_range is {config.model.image_range}, expected (low, high)"
@@ -114,6 +122,7 @@ def build_model(config) -> Model:
     upsampling=config.rendering.upsampling,
     rays_per_chunk=config.rendering.rays_per_chunk,
     sigma_data=config.diffusion.sigma_data,
+    unconditional=config.diffusion.unconditional,
   )
 
 
@@ -123,7 +132,7 @@ def init_variables(model: Model, key: jax.Array) -> Variables:
   size, channels = model.image_size, model.encoder.channels
   features = jnp.zeros((1, size, size, model.field.features))
   image = jnp.zeros((1, size, size, 3))
-  augmentation = jnp.zeros((1, image_v1.AUGMENTATION_SIZE))
+  augmentation = jnp.zeros((1, augmentation_ops.VECTOR_SIZE))
   return {
     "encoder": model.encoder.init(keys["encoder"], image, train=False),
     "field": model.field.init(
@@ -268,6 +277,19 @@ def resize_features(model: Model, features: jax.Array) -> jax.Array:
   return image_ops.resize(features, size, model.upsampling)
 
 
+def unconditional_features(
+  model: Model, key: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Noise in place of features [B,H,W,F]: the denoiser then draws any object.
+
+  Unit Gaussian noise, as in the paper, or uniform in [0,1], which the
+  reference was trained with.
+  """
+  if model.unconditional == "normal":
+    return jax.random.normal(key, shape)
+  return jax.random.uniform(key, shape)
+
+
 def predict(
   model: Model,
   variables: Variables,
@@ -292,7 +314,7 @@ def predict(
     F [B,H,W,3] and the log-variance [B].
   """
   if augmentation is None:
-    augmentation = jnp.zeros((len(noisy), image_v1.AUGMENTATION_SIZE))
+    augmentation = jnp.zeros((len(noisy), augmentation_ops.VECTOR_SIZE))
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
   return model.denoiser.apply(
     variables["denoiser"],

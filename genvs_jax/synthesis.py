@@ -172,7 +172,9 @@ def sample_turntable(
     raise ValueError(
       f"sample.input_view is {options.input_view}, expected 0 to {views - 1}"
     )
-  decoded = data.decode_views(record, [options.input_view], model.image_size)
+  decoded = data.decode_views(
+    record, [options.input_view], model.image_size, config.model.resize
+  )
   batch = {k: v[None] for k, v in decoded.items()}
   batch["scene"] = np.array([options.scene])
   distance = float(np.linalg.norm(decoded["poses"][0, :3, 3]))

@@ -21,6 +21,39 @@ from genvs_jax import data  # noqa: E402
 from genvs_jax import train  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
+_errors: list[tuple] = []
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--golden",
+    default=str(ROOT / "tests" / "golden"),
+    help="folder of the reference's arrays for tests/parity",
+  )
+
+
+def pytest_collection_modifyitems(items):
+  """The longest files first, so that two processes end together."""
+  order = ["test_training.py", "test_launch.py", "test_convert.py"]
+  items.sort(key=lambda item: (order + [item.path.name]).index(item.path.name))
+
+
+def pytest_runtest_logreport(report):
+  if report.when == "call":
+    _errors.extend(v for k, v in report.user_properties if k == "golden")
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Every error that the parity tests found."""
+  if _errors:
+    terminalreporter.section("errors against the golden arrays")
+    terminalreporter.write_line(
+      f"{'file':24s} {'array':44s} {'error':>9s} {'allowed':>9s}"
+    )
+  for name, key, error, allowed in _errors:
+    terminalreporter.write_line(
+      f"{name:24s} {key:44s} {error:9.1e} {allowed:9.1e}"
+    )
 
 
 def pytest_configure(config):

@@ -119,3 +119,28 @@ def test_spread_targets_keep_their_distance():
   assert (np.degrees(angles) >= 30).all()
   with pytest.raises(ValueError, match=r"expected evaluate\.targets = 41"):
     camera_paths.spread_targets(poses, 2, 41, 30.0)
+
+
+def test_flipping_axes_twice_changes_nothing():
+  pose = cameras.look_at(jnp.array([1.0, 0.4, 0.3]), jnp.zeros(3))
+  flipped = cameras.flip_axes(pose)
+  # OpenGL cameras look along -z and have y up.
+  np.testing.assert_allclose(flipped[:3, 2], -pose[:3, 2])
+  np.testing.assert_allclose(flipped[:3, 1], -pose[:3, 1])
+  np.testing.assert_allclose(flipped[:3, [0, 3]], pose[:3, [0, 3]])
+  np.testing.assert_array_equal(cameras.flip_axes(flipped), pose)
+
+
+def test_relative_poses_keep_what_cameras_see_of_each_other():
+  positions = jnp.array([[1.0, 0.4, 0.3], [-0.6, 1.0, 0.2], [0.1, -1.1, 0.9]])
+  poses = cameras.look_at(positions, jnp.zeros(3))
+  moved = cameras.relative_to_first(poses)
+  distance = jnp.linalg.norm(positions[0])
+  np.testing.assert_allclose(moved[0, :3, 3], [0, 0, distance], atol=1e-6)
+  np.testing.assert_allclose(
+    moved[0, :3, :3], np.diag([1.0, -1.0, -1.0]), atol=1e-6
+  )
+  # It looked at the origin, so the origin stays where it is for all of them.
+  seen = cameras.world_to_camera(jnp.zeros((3, 1, 3)), moved)
+  before = cameras.world_to_camera(jnp.zeros((3, 1, 3)), poses)
+  np.testing.assert_allclose(seen, before, atol=1e-6)

@@ -106,7 +106,7 @@ def make_record(size: tuple[int, int], mode: str = "RGB") -> dict:
 
 
 def test_resizing_scales_the_intrinsics():
-  decoded = data.decode_views(make_record((128, 128)), [0], 32)
+  decoded = data.decode_views(make_record((128, 128)), [0], 32, "area")
   assert decoded["images"].shape == (1, 32, 32, 3)
   np.testing.assert_allclose(decoded["intrinsics"], [25, 22.5, 16, 16])
 
@@ -119,13 +119,13 @@ def test_downsampling_averages_areas():
   image = (image * 255 + 0.5).astype(np.uint8)
   Image.fromarray(image).save(file, "PNG")
   record = {**make_record((64, 64)), "images": [file.getvalue()]}
-  small = data.decode_views(record, [0], 32)["images"][0]
+  small = data.decode_views(record, [0], 32, "area")["images"][0]
   expected = image.reshape(32, 2, 32, 2, 3).mean((1, 3))
   assert np.abs(small - expected).max() <= 1.0  # rounded once per axis
 
 
 def test_wide_images_are_padded_with_white():
-  decoded = data.decode_views(make_record((16, 32)), [0], 32)
+  decoded = data.decode_views(make_record((16, 32)), [0], 32, "area")
   image = decoded["images"][0]
   assert (image[:8] == 255).all() and (image[-8:] == 255).all()
   assert (image[8:24] == [255, 0, 0]).all()
@@ -133,7 +133,7 @@ def test_wide_images_are_padded_with_white():
 
 
 def test_transparent_images_are_composited_onto_white():
-  decoded = data.decode_views(make_record((32, 32), "RGBA"), [0], 32)
+  decoded = data.decode_views(make_record((32, 32), "RGBA"), [0], 32, "area")
   assert (decoded["images"] == 255).all()
 
 

@@ -42,3 +42,21 @@ def test_psnr_inside_a_mask():
   np.testing.assert_allclose(
     metrics.psnr(image, truth, mask), -10 * np.log10(0.01 / 2), rtol=1e-5
   )
+
+
+def test_depth_prior_is_zero_where_the_object_stands():
+  opacity = jnp.array([[[0.5, 1.0], [0.0, 0.25]]])
+  distance = jnp.array([[[1.3]]])
+  at_distance = losses.depth_prior(1.3 * opacity, opacity, distance)
+  np.testing.assert_allclose(at_distance, 0, atol=1e-9)
+  # 0.2 too far, weighted by opacity: (0.5 + 1 + 0 + 0.25) / 4 * 0.04.
+  further = losses.depth_prior(1.5 * opacity, opacity, distance)
+  np.testing.assert_allclose(further, 0.4375 * 0.04, rtol=1e-3)
+
+
+def test_consistency_moves_one_render_alone():
+  a, b = jnp.array([0.2, 0.6]), jnp.array([0.0, 1.0])
+  np.testing.assert_allclose(losses.consistency(a, b), (0.04 + 0.16) / 2)
+  by_a, by_b = jax.grad(losses.consistency, (0, 1))(a, b)
+  np.testing.assert_allclose(by_a, a - b)
+  np.testing.assert_array_equal(by_b, 0)

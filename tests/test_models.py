@@ -8,29 +8,91 @@ import pytest
 
 from configs import cars64
 from configs import debug
+from configs import paper128
+from configs import reference64
+from configs import reference128
+from configs import reference128_dlv3
 from genvs_jax import models
 from genvs_jax import pipeline
+from genvs_jax.models import ddpmpp
 from genvs_jax.models import image_v1
 from genvs_jax.models import layers
 from genvs_jax.models import radiance_field
+from genvs_jax.models import resnet34
 
 
 def count(tree) -> int:
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def test_cars64_has_the_reference_widths():
-  """Parameter counts of the published PyTorch networks."""
-  model = pipeline.build_model(cars64.get_config())
+@pytest.mark.parametrize(
+  "module, counts",
+  [
+    (cars64, (62_519_784, 2_193, 113_080_196)),
+    (reference64, (62_519_784, 2_193, 113_080_196)),
+    (reference128, (62_519_784, 2_193, 115_033_220)),
+    (reference128_dlv3, (74_011_760, 2_193, 115_033_220)),
+    # Without norms the trunk's convolutions have biases (8,512), and the field
+    # a second hidden layer.
+    (paper128, (74_011_760 + 8_512, 2_193 + 4_160, 66_733_699)),
+  ],
+)
+def test_full_size_networks_have_the_published_widths(module, counts):
+  """Parameter counts of the PyTorch networks."""
+  model = pipeline.build_model(module.get_config())
   variables = jax.eval_shape(
     lambda: pipeline.init_variables(model, jax.random.key(0))
   )
   params, _ = pipeline.split_variables(variables)
-  assert {part: count(p) for part, p in params.items()} == {
-    "encoder": 62_519_784,
-    "field": 2_193,
-    "denoiser": 113_080_196,
-  }
+  assert tuple(count(params[part]) for part in pipeline.PARTS) == counts
+
+
+def test_stock_ddpmpp_has_the_published_width():
+  """EDM's CIFAR-10 configuration: 128 x [2,2,2], attention at 16."""
+  network = ddpmpp.DDPMpp(
+    channels=(256, 256, 256),
+    depths=(4, 4, 4),
+    attention=(False, True, False),
+    augmentation=True,
+  )
+  image = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(
+    lambda: network.init(
+      jax.random.key(0),
+      image,
+      jnp.ones(1),
+      image[..., :0],
+      jnp.zeros((1, 9)),
+      train=False,
+    )
+  )
+  assert count(variables["params"]) == 55_733_891
+
+
+def test_output_stride_16_keeps_the_weights_and_doubles_the_map():
+  image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+  weights, maps = {}, {}
+  for stride in (16, 32):
+    trunk = resnet34.ResNet34(4, (1, 1, 1, 1), "frozen", stride)
+    variables = jax.eval_shape(
+      lambda trunk=trunk: trunk.init(jax.random.key(1), image, train=False)
+    )
+    weights[stride] = jax.tree.map(jnp.shape, variables)
+    features = jax.eval_shape(
+      lambda v, trunk=trunk: trunk.apply(v, image, train=False), variables
+    )
+    maps[stride] = [f.shape[1] for f in features]
+  assert weights[16] == weights[32]
+  assert maps == {16: [32, 16, 8, 4, 4], 32: [32, 16, 8, 4, 2]}
+
+
+def test_a_trunk_without_norms_starts_as_its_shortcuts():
+  image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+  trunk = resnet34.ResNet34(16, (3, 4, 6, 3), "none")
+  variables = trunk.init(jax.random.key(1), image, train=False)
+  assert set(variables) == {"params"}
+  scale = [float(jnp.std(x)) for x in trunk.apply(variables, image, False)]
+  assert max(scale) < 5 * min(scale)
 
 
 def test_growing_the_denoiser_keeps_all_names():
@@ -96,7 +158,9 @@ def test_denoiser_refuses_levels_that_do_not_match():
 def test_unknown_network_names_are_refused_with_the_known_ones():
   config = debug.get_config()
   config.model.encoder.name = "resnet50"
-  with pytest.raises(ValueError, match=r"'resnet50', expected one of resnet34"):
+  with pytest.raises(
+    ValueError, match=r"'resnet50', expected one of deeplabv3plus, resnet34"
+  ):
     models.build_encoder(config)
 
 

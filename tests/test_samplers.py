@@ -37,7 +37,9 @@ def test_karras_sigmas():
   np.testing.assert_allclose(sigmas[2], middle, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize(
+  "name, order", [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)]
+)
 def test_order_of_convergence(name, order):
   """Halving the steps multiplies the error by 2^order."""
   noise = jnp.array([[[[1.3, -0.4, 0.2]]]])
@@ -63,7 +65,18 @@ def test_reaches_the_data(name):
   np.testing.assert_allclose(end, exact(noise, 80.0), atol=0.05)
 
 
-@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_dpmpp_2m_refuses_churn():
+  with pytest.raises(ValueError, match="dpmpp_2m is deterministic"):
+    samplers.dpmpp_2m(
+      denoise,
+      jnp.zeros((1, 1, 1, 3)),
+      samplers.karras_sigmas(4, 0.1, 10.0),
+      no_noise,
+      samplers.Churn(1.0),
+    )
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
 def test_churn_keeps_the_distribution(name):
   """Fresh noise at each step, and the samples' statistics are the data's."""
   noise = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))

@@ -31,7 +31,7 @@ def drawn(debug_workdir):
   )
   variables = train_state.sampling_variables(state, "params")
   records = data.load_split(config, "", "validation")
-  decoded = [data.decode_views(r, [0, 1], 32) for r in records]
+  decoded = [data.decode_views(r, [0, 1], 32, "area") for r in records]
   batch = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
   synthesize = synthesis.build_synthesize(config, model)
   return config, model, variables, synthesize, batch
@@ -111,7 +111,9 @@ def test_unknown_sampler_is_refused(drawn):
   config, model, *_ = drawn
   config = config.copy_and_resolve_references()
   config.sampler.name = "ddim"
-  with pytest.raises(ValueError, match="'ddim', expected one of euler, heun"):
+  with pytest.raises(
+    ValueError, match="'ddim', expected one of dpmpp_2m, euler"
+  ):
     synthesis.build_synthesize(config, model)
 
 

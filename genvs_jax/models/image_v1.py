@@ -12,8 +12,6 @@ import jax.numpy as jnp
 
 from genvs_jax.models import layers
 
-AUGMENTATION_SIZE = 9
-
 
 class ImageV1(nn.Module):
   """The denoiser network F.
@@ -55,12 +53,7 @@ class ImageV1(nn.Module):
     Returns:
       F f32 [B,H,W,3] and the log-variance f32 [B].
     """
-    if not len(self.channels) == len(self.depths) == len(self.attention):
-      raise ValueError(
-        "denoiser.channels, depths and attention have"
-        f" {len(self.channels)}, {len(self.depths)} and {len(self.attention)}"
-        " levels, expected the same number"
-      )
+    layers.check_levels(self.channels, self.depths, self.attention)
     vector = self._embed(sigma, augmentation)
     x = jnp.concatenate([x, features], -1).astype(self.dtype)
     x = _conv(x, self.channels[0], 1, "input", self.dtype)
@@ -98,8 +91,7 @@ class ImageV1(nn.Module):
         self.make_rng("params"), (self.embedding // 2,)
       ),
     ).value
-    phase = 2 * jnp.pi * jnp.log(sigma)[:, None] / 4 * frequencies
-    vector = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
+    vector = fourier_features(sigma, frequencies)
     vector += nn.Dense(
       self.embedding,
       use_bias=False,
@@ -131,6 +123,12 @@ class ImageV1(nn.Module):
         name=f"{path}_{resolution}_attention{index}",
       )(x, vector, train)
     return x
+
+
+def fourier_features(sigma: jax.Array, frequencies: jax.Array) -> jax.Array:
+  """[cos, sin] of log(sigma)/4 at random frequencies, [B,2 frequencies]."""
+  phase = 2 * jnp.pi * jnp.log(sigma)[:, None] / 4 * frequencies
+  return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
 
 
 class ResBlock(nn.Module):

@@ -122,3 +122,40 @@ class BatchNorm(nn.Module):
       batch_mean, batch_variance = mean.value, variance.value
     y = (x32 - batch_mean) * jax.lax.rsqrt(batch_variance + self.epsilon)
     return (y * scale + bias).astype(self.dtype)
+
+
+NORMS = ("batch", "frozen", "none")
+
+
+def normalize(
+  x: jax.Array,
+  norm: str,
+  name: str,
+  train: bool,
+  dtype: Dtype,
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> jax.Array:
+  """One of `NORMS` inside a compact method.
+
+  "batch" is `BatchNorm`, "frozen" the same with everything stored and nothing
+  trained, "none" does nothing.
+  """
+  if norm not in NORMS:
+    raise ValueError(
+      f"encoder.norm is {norm!r}, expected one of {', '.join(NORMS)}"
+    )
+  if norm == "none":
+    return x
+  layer = BatchNorm(
+    bias_init=bias_init, frozen=norm == "frozen", dtype=dtype, name=name
+  )
+  return layer(x, train)
+
+
+def check_levels(channels: tuple, depths: tuple, attention: tuple) -> None:
+  """Raises ValueError unless a U-Net's levels are described completely."""
+  if not len(channels) == len(depths) == len(attention):
+    raise ValueError(
+      f"denoiser.channels, depths and attention have {len(channels)},"
+      f" {len(depths)} and {len(attention)} levels, expected the same number"
+    )

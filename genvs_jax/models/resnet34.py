@@ -12,31 +12,34 @@ class BasicBlock(nn.Module):
 
   width: int
   stride: int
-  frozen: bool
+  dilation: int
+  norm: str
   dtype: layers.Dtype
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    def conv(kernel: int, stride: int, name: str):
-      return nn.Conv(
+    # Without norms a block starts as its shortcut; otherwise sixteen sums
+    # would let the activations grow a hundredfold.
+    last_init = nn.initializers.zeros if self.norm == "none" else None
+
+    def conv(x, kernel: int, stride: int, name: str, norm: str, init=None):
+      x = nn.Conv(
         self.width,
         (kernel, kernel),
         stride,
-        padding=kernel // 2,
-        use_bias=False,
-        kernel_init=layers.he_fan_out,
+        padding=kernel // 2 * self.dilation,
+        kernel_dilation=self.dilation,
+        use_bias=self.norm == "none",
+        kernel_init=init or layers.he_fan_out,
         dtype=self.dtype,
         name=name,
-      )
+      )(x)
+      return layers.normalize(x, self.norm, norm, train, self.dtype)
 
-    def norm(name: str):
-      return layers.BatchNorm(frozen=self.frozen, dtype=self.dtype, name=name)
-
-    y = nn.relu(norm("norm1")(conv(3, self.stride, "conv1")(x), train))
-    y = norm("norm2")(conv(3, 1, "conv2")(y), train)
-    if self.stride != 1 or x.shape[-1] != self.width:
-      x = conv(1, self.stride, "shortcut")(x)
-      x = norm("shortcut_norm")(x, train)
+    y = nn.relu(conv(x, 3, self.stride, "conv1", "norm1"))
+    y = conv(y, 3, 1, "conv2", "norm2", last_init)
+    if x.shape != y.shape:
+      x = conv(x, 1, self.stride, "shortcut", "shortcut_norm")
     return nn.relu(x + y)
 
 
@@ -46,43 +49,49 @@ class ResNet34(nn.Module):
   Attributes:
     width: channels of the stem and the first stage; each later stage doubles.
     stage_sizes: blocks per stage; (3, 4, 6, 3) is ResNet34.
-    frozen: normalise by stored statistics that are never updated.
+    norm: a name of `layers.NORMS`; without norms the convolutions have
+      biases instead.
+    output_stride: 32, or 16: the last stage then keeps the resolution and
+      dilates its filters.
     dtype: of the computation.
   """
 
   width: int = 64
   stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
-  frozen: bool = False
+  norm: str = "batch"
+  output_stride: int = 32
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-    """Images [n,H,W,3] -> the stem's and the stages' outputs, strides 2 to 32.
+    """Images [n,H,W,3] -> the stem's and the stages' outputs.
 
-    The stem's output is taken after its activation, before pooling.
+    Their strides are 2, 4, 8, 16 and `output_stride`. The stem's output is
+    taken after its activation, before pooling.
     """
     x = nn.Conv(
       self.width,
       (7, 7),
       2,
       padding=3,
-      use_bias=False,
+      use_bias=self.norm == "none",
       kernel_init=layers.he_fan_out,
       dtype=self.dtype,
       name="stem",
     )(x)
-    norm = layers.BatchNorm(
-      frozen=self.frozen, dtype=self.dtype, name="stem_norm"
-    )
-    x = nn.relu(norm(x, train))
+    x = nn.relu(layers.normalize(x, self.norm, "stem_norm", train, self.dtype))
     features = [x]
     x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for stage, blocks in enumerate(self.stage_sizes):
+      last = stage == len(self.stage_sizes) - 1
+      dilation = 2 if last and self.output_stride == 16 else 1
       for block in range(blocks):
+        halve = stage > 0 and block == 0 and dilation == 1
         x = BasicBlock(
           self.width * 2**stage,
-          stride=2 if stage > 0 and block == 0 else 1,
-          frozen=self.frozen,
+          stride=2 if halve else 1,
+          dilation=dilation,
+          norm=self.norm,
           dtype=self.dtype,
           name=f"stage{stage + 1}_block{block}",
         )(x, train)

@@ -18,6 +18,7 @@ class UpBlock(nn.Module):
   """Doubles the resolution and merges a skip connection."""
 
   width: int
+  norm: str
   dtype: layers.Dtype
 
   @nn.compact
@@ -25,7 +26,7 @@ class UpBlock(nn.Module):
     x = _shuffle_conv(self.width, self.dtype, "shuffle")(x)
     x = layers.pixel_shuffle(nn.relu(x))
     x = images.resize(x, skip.shape[1:3], "nearest")
-    skip = _norm(self.dtype, "skip_norm")(skip, train)
+    skip = _norm(skip, self.norm, "skip_norm", train, self.dtype)
     x = nn.relu(jnp.concatenate([x, skip], -1))
     x = nn.relu(_conv3(self.width, self.dtype, "conv1")(x))
     return nn.relu(_conv3(self.width, self.dtype, "conv2")(x))
@@ -40,6 +41,7 @@ class ResNetUNet(nn.Module):
     trunk_width: channels of ResNet's first stage (64 in ResNet34).
     stage_sizes: blocks per ResNet stage.
     decoder_width: channels throughout the decoder (512 in the reference).
+    norm: of trunk and decoder, a name of `layers.NORMS`.
     dtype: of the computation; the volume has it too.
   """
 
@@ -48,6 +50,7 @@ class ResNetUNet(nn.Module):
   trunk_width: int = 64
   stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
   decoder_width: int = 512
+  norm: str = "batch"
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -60,14 +63,19 @@ class ResNetUNet(nn.Module):
     """
     image = x.astype(self.dtype)
     *skips, x = resnet34.ResNet34(
-      self.trunk_width, self.stage_sizes, dtype=self.dtype, name="trunk"
+      self.trunk_width,
+      self.stage_sizes,
+      self.norm,
+      dtype=self.dtype,
+      name="trunk",
     )(image, train)
     deepest = x.shape[-1]
-    x = nn.relu(_norm(self.dtype, "middle_norm")(x, train))
+    x = nn.relu(_norm(x, self.norm, "middle_norm", train, self.dtype))
     x = nn.relu(_conv3(2 * deepest, self.dtype, "middle1")(x))
     x = nn.relu(_conv3(deepest, self.dtype, "middle2")(x))
     for i, skip in enumerate(reversed(skips)):
-      x = UpBlock(self.decoder_width, self.dtype, name=f"up{i}")(x, skip, train)
+      up = UpBlock(self.decoder_width, self.norm, self.dtype, name=f"up{i}")
+      x = up(x, skip, train)
     x = _shuffle_conv(self.decoder_width, self.dtype, "last_shuffle")(x)
     x = layers.pixel_shuffle(nn.relu(x))
     x = images.resize(x, image.shape[1:3], "nearest")
@@ -103,8 +111,7 @@ def _shuffle_conv(width: int, dtype, name: str) -> nn.Conv:
   )
 
 
-def _norm(dtype, name: str) -> layers.BatchNorm:
+def _norm(x: jax.Array, norm: str, name: str, train: bool, dtype) -> jax.Array:
   # fastai starts its own norms at bias 1e-3.
-  return layers.BatchNorm(
-    bias_init=nn.initializers.constant(1e-3), dtype=dtype, name=name
-  )
+  bias_init = nn.initializers.constant(1e-3)
+  return layers.normalize(x, norm, name, train, dtype, bias_init)
