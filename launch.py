@@ -1,11 +1,13 @@
-"""The command line: prepares data, trains, scores and draws.
+"""The command line: prepares data, trains, scores, draws and converts.
 
   python launch.py --config=configs/cars64.py --workdir=DIR
+  python launch.py --mode=convert --source=FILE.pt --output=DIR
 
 Any field of the config can be set: --config.train.steps=1000. Without --mode
 the modes of the config run one after another.
 """
 
+import importlib
 import logging as logging_module
 import re
 import sys
@@ -25,7 +27,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   "mode",
   None,
-  ["prepare", "train", "evaluate", "sample"],
+  ["prepare", "train", "evaluate", "sample", "convert"],
   "What to do; by default the modes of the config.",
 )
 _CHECKPOINT = flags.DEFINE_string(
@@ -39,6 +41,15 @@ _STEP = flags.DEFINE_integer(
 )
 _SKIP_BAD_SCENES = flags.DEFINE_bool(
   "skip_bad_scenes", False, "prepare: leave unreadable scenes out."
+)
+_SOURCE = flags.DEFINE_string(
+  "source", None, "convert: the PyTorch file to read."
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "convert: the workdir that receives the checkpoint."
+)
+_KEEP_OPTIMIZER = flags.DEFINE_bool(
+  "keep_optimizer", False, "convert: Adam's moments too."
 )
 
 # What a checkpoint's own config decides when it is used; the rest comes from
@@ -63,12 +74,14 @@ def main(argv: list[str]) -> int:
       f"unexpected argument {argv[1]!r}: flags start with --"
     )
   started = time.monotonic()
-  config = _CONFIG.value
-  modes = (_MODE.value,) if _MODE.value else tuple(config.modes)
   summary = []
   try:
-    for mode in modes:
-      summary += _RUN[mode](config, _WORKDIR.value, started)
+    if _MODE.value == "convert":
+      summary = _convert(_CONFIG.value)
+    else:
+      config = _CONFIG.value
+      for mode in (_MODE.value,) if _MODE.value else tuple(config.modes):
+        summary += _RUN[mode](config, _WORKDIR.value, started)
   except (ValueError, OSError) as error:
     logging.debug("traceback", exc_info=True)
     print(f"error: {error}", file=sys.stderr)
@@ -119,11 +132,12 @@ def _train(config, workdir: str, started: float) -> list[str]:
 def _evaluate(config, workdir: str, started: float) -> list[str]:
   from genvs_jax import evaluate  # noqa: PLC0415
 
-  config, model, variables, step = _load(config, workdir)
-  results = evaluate.evaluate(config, model, variables, workdir)
-  path = evaluate.write_results(workdir, results, step, started)
+  loaded, config = _load(config, workdir)
+  results = evaluate.evaluate(config, loaded.model, loaded.variables, workdir)
+  path = evaluate.write_results(workdir, results, loaded.step, started)
   print(
-    f"\n{results['views']} views of {results['scenes']} scenes, step {step}"
+    f"\n{results['views']} views of {results['scenes']} scenes,"
+    f" step {loaded.step}"
   )
   print(evaluate.table(results))
   return [
@@ -136,8 +150,10 @@ def _sample(config, workdir: str, started: float) -> list[str]:
   del started
   from genvs_jax import synthesis  # noqa: PLC0415
 
-  config, model, variables, _ = _load(config, workdir)
-  files = synthesis.sample_turntable(config, model, variables, workdir)
+  loaded, config = _load(config, workdir)
+  files = synthesis.sample_turntable(
+    config, loaded.model, loaded.variables, workdir
+  )
   return [
     f"turntable    {files['mp4']}, {files['gif'].name}, {files['sheet'].name}",
     f"another one  python launch.py --mode=sample --config={_config_file()}"
@@ -145,32 +161,66 @@ def _sample(config, workdir: str, started: float) -> list[str]:
   ]
 
 
-def _load(config, workdir: str):
-  """(config, model, variables, step) of the checkpoint to use."""
-  import jax  # noqa: PLC0415
+# Configs of what `convert` recognises, by kind and image size.
+_CONVERTED = {
+  ("main", 64): "reference64",
+  ("main", 128): "reference128",
+  ("dlv3", 128): "reference128_dlv3",
+  ("image_v1", 64): "reference64",
+  ("image_v1", 128): "reference128",
+  ("ddpmpp", 128): "paper128",
+  ("resnet34", None): "reference128_dlv3",
+}
 
-  from genvs_jax import checkpoints  # noqa: PLC0415
-  from genvs_jax import pipeline  # noqa: PLC0415
+
+def _convert(config) -> list[str]:
+  from genvs_jax import convert  # noqa: PLC0415
+
+  file = convert.open_file(_SOURCE.value)
+  fields = file.found.fields
+  if config is None:
+    size = fields.get("model.image_size")
+    name = _CONVERTED.get((file.found.kind, size))
+    if name is None:
+      raise ValueError(
+        f"{_SOURCE.value} is a {file.found.kind} for {size} pixels, which no"
+        " config here describes: name one with --config"
+      )
+    config = importlib.import_module(f"configs.{name}").get_config()
+  config.update_from_flattened_dict(fields)
+  lines = convert.convert(file, config, _OUTPUT.value, _KEEP_OPTIMIZER.value)
+  return [
+    *lines,
+    f"checkpoint   {_OUTPUT.value}/checkpoints/0",
+    f"sample       python launch.py --mode=sample --config=configs/cars64.py"
+    f" --checkpoint={_OUTPUT.value} --workdir=DIR",
+  ]
+
+
+def _check_required(values: dict) -> bool:
+  """Which flags a mode cannot do without."""
+  names = ["config", "workdir"]
+  if values["mode"] == "convert":
+    names = ["source", "output"]
+  missing = [f"--{name}" for name in names if not values[name]]
+  if missing:
+    raise flags.ValidationError(f"{' and '.join(missing)} must be given")
+  return True
+
+
+def _load(config, workdir: str):
+  """The checkpoint to use, and --config with the sections that it decides."""
+  from genvs_jax import pretrained  # noqa: PLC0415
   from genvs_jax import sharding  # noqa: PLC0415
-  from genvs_jax import train_state  # noqa: PLC0415
 
   sharding.report_devices()
   path = _CHECKPOINT.value or workdir
-  checkpointer, step = checkpoints.open_existing(path, _STEP.value)
-  trained = checkpointer.read_config(step)
-  model = pipeline.build_model(trained)
-  abstract = checkpoints.abstract_like(
-    jax.eval_shape(lambda: train_state.init_state(trained, model)),
-    sharding.replicated(sharding.make_mesh()),
-  )
-  state = checkpointer.restore(step, abstract)
-  checkpointer.close()
-  logging.info("restored step %d from %s", step, path)
+  loaded = pretrained.load(path, _STEP.value, config.sampler.weights)
+  logging.info("restored step %d from %s", loaded.step, path)
   config = config.copy_and_resolve_references()
   for section in _MODEL_SECTIONS:
-    config[section] = trained[section]
-  variables = train_state.sampling_variables(state, config.sampler.weights)
-  return config, model, variables, step
+    config[section] = loaded.config[section]
+  return loaded, config
 
 
 def _config_file() -> str:
@@ -188,5 +238,7 @@ _RUN = {
 }
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.register_multi_flags_validator(
+    ["mode", "config", "workdir", "source", "output"], _check_required
+  )
   app.run(main, flags_parser=_parse_flags)

@@ -85,6 +85,17 @@ class Checkpointer:
       ),
     )["state"]
 
+  def restore_some(self, step: int, abstract: dict[str, Any]) -> dict:
+    """Parts of the state of `step`, by field, without reading the others."""
+    folder = self._manager.directory / str(step) / "state"
+    arguments = ocp.args.PyTreeRestore(
+      item=abstract,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+      partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(folder, args=arguments)
+
   def read_config(self, step: int) -> ml_collections.ConfigDict:
     """The config that the checkpoint was trained with."""
     restored = self._manager.restore(

@@ -18,6 +18,7 @@ from genvs_jax import pipeline
 from genvs_jax import sharding
 from genvs_jax import synthesis
 from genvs_jax import train_state
+from genvs_jax import warm_start
 from genvs_jax import writers
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
@@ -88,12 +89,13 @@ def train_and_evaluate(
 def _start(
   config, model, mesh, checkpointer: checkpoints.Checkpointer
 ) -> train_state.TrainState:
-  """The newest checkpoint of the workdir, else a fresh state."""
+  """The newest checkpoint of the workdir, else a fresh or warm start."""
   everywhere = sharding.replicated(mesh)
 
   step = checkpointer.latest_step()
   if step is None:
-    return train_state.init_on_devices(config, model, everywhere)
+    state = train_state.init_on_devices(config, model, everywhere)
+    return warm_start.warm_start(config, model, state)
   state = jax.eval_shape(lambda: train_state.init_state(config, model))
   abstract = checkpoints.abstract_like(state, everywhere)
   state = checkpointer.restore(step, abstract)
@@ -219,7 +221,9 @@ def _fixed_batch(config, records, count: int) -> dict[str, np.ndarray]:
   items = []
   for i in range(count):
     chosen = [*range(views), len(records[i]["poses"]) // 2]
-    decoded = data.decode_views(records[i], chosen, config.model.image_size)
+    decoded = data.decode_views(
+      records[i], chosen, config.model.image_size, config.model.resize
+    )
     items.append({**decoded, "scene": np.int32(i)})
   return {key: np.stack([item[key] for item in items]) for key in items[0]}
 

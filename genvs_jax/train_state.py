@@ -63,11 +63,16 @@ def init_on_devices(
 
 def sampling_variables(state: TrainState, weights: str) -> pipeline.Variables:
   """Variables for inference: `weights` is "ema" or "params"."""
+  check_weights(weights)
+  return pipeline.join_variables(getattr(state, weights), state.buffers)
+
+
+def check_weights(weights: str) -> None:
+  """Raises ValueError unless `weights` names parameters of a state."""
   if weights not in ("ema", "params"):
     raise ValueError(
       f"sampler.weights is {weights!r}, expected 'ema' or 'params'"
     )
-  return pipeline.join_variables(getattr(state, weights), state.buffers)
 
 
 def ema_decay(

@@ -53,6 +53,11 @@ def test_ill_typed_fields_are_refused(tmp_path):
   assert "batch_size" in message and "many" in message
 
 
+def test_each_mode_says_which_flags_it_needs():
+  assert "--source and --output must be given" in refused("--mode=convert")
+  assert "--workdir must be given" in refused("--config=configs/debug.py")
+
+
 def test_missing_dataset_is_one_sentence(tmp_path):
   message = refused(
     "--config=configs/cars64.py",

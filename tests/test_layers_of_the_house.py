@@ -13,11 +13,13 @@ FLOORS = (
   # ground: arrays only
   ("cameras",),
   ("images", "edm", "samplers", "losses", "metrics", "camera_paths"),
+  ("augmentation",),
   ("frustum", "rendering"),
   # networks
   ("models.layers",),
-  ("models.resnet34", "models.radiance_field", "models.image_v1"),
-  ("models.resnet_unet",),
+  ("models.resnet34", "models.radiance_field"),
+  ("models.image_v1", "models.ddpmpp"),
+  ("models.resnet_unet", "models.deeplabv3plus"),
   ("models",),
   # where they meet
   ("pipeline",),
@@ -26,8 +28,14 @@ FLOORS = (
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
   # use
-  ("synthesis",),
+  ("pretrained", "synthesis"),
+  ("warm_start",),
   ("train", "evaluate"),
+  # PyTorch weights
+  ("convert.layouts", "convert.torch_file"),
+  ("convert.names", "convert.recognize"),
+  ("convert.variables",),
+  ("convert",),
 )
 
 
@@ -75,7 +83,15 @@ def test_the_packages_meet_in_one_place():
 
 def test_only_a_few_modules_know_configs():
   """`config` is read in build_* functions and where a run is put together."""
-  allowed = {"train", "synthesis", "evaluate", "data", "train_state"}
+  allowed = {
+    "train",
+    "synthesis",
+    "evaluate",
+    "data",
+    "train_state",
+    "warm_start",
+    "convert",
+  }
   for path in (ROOT / "genvs_jax").rglob("*.py"):
     if module_name(path) in allowed:
       continue
@@ -91,6 +107,7 @@ def test_only_a_few_modules_know_configs():
 def test_no_tensorflow_and_no_torch_at_run_time():
   script = (
     "import sys; from genvs_jax import train, evaluate, synthesis;"
+    "from genvs_jax import convert, pretrained;"
     "import launch; bad = {'tensorflow', 'torch'} & set(sys.modules);"
     "sys.exit(f'imported {bad}' if bad else 0)"
   )

@@ -1,0 +1,174 @@
+"""What a PyTorch checkpoint is, told by its keys and shapes alone."""
+
+import re
+from typing import Any
+from typing import NamedTuple
+
+from genvs_jax.convert import torch_file
+
+Tensors = torch_file.Tensors
+
+_BRANCHES = {"input_unet.layers.": "main", "input_unet.encoder.": "dlv3"}
+_PIPELINE = "ddpm_pipeline.inner_model.inner_model."
+# Two levels above the smallest map of the reference's networks.
+_SMALLEST_MAP = 8
+
+
+class Checkpoint(NamedTuple):
+  """A recognised file.
+
+  Attributes:
+    kind: "main" or "dlv3" (whole models of the reference's branches),
+      "image_v1" or "ddpmpp" (a denoiser alone), "resnet34" (ImageNet).
+    prefixes: {part: what stands before its keys}.
+    fields: fields of the config that follow from keys and shapes.
+  """
+
+  kind: str
+  prefixes: dict[str, str]
+  fields: dict[str, Any]
+
+
+def recognize(tensors: Tensors, path: str) -> Checkpoint:
+  """Tells what the tensors of the file at `path` belong to."""
+  for start, branch in _BRANCHES.items():
+    if any(key.startswith(start) for key in tensors):
+      return _reference(tensors, branch, path)
+  denoiser = _prefix(tensors, "timestep_embed.weight")
+  if denoiser is not None:
+    fields = _image_v1_fields(tensors, denoiser)
+    return Checkpoint("image_v1", {"denoiser": denoiser}, fields)
+  denoiser = _prefix(tensors, "map_layer0.weight")
+  if denoiser is not None:
+    fields = _ddpmpp_fields(tensors, denoiser)
+    return Checkpoint("ddpmpp", {"denoiser": denoiser}, fields)
+  trunk = _prefix(tensors, "layer1.0.conv1.weight")
+  if trunk is not None:
+    return _resnet34(tensors, trunk, path)
+  some = ", ".join(list(tensors)[:3]) or "none"
+  raise torch_file.ConvertError(
+    f"{path} holds {len(tensors)} tensors of no known network ({some}, ...):"
+    " expected a checkpoint of nvs_test main, of its dlv3 branch or"
+    " genvs_unofficial, a k-diffusion image_v1 denoiser, an EDM SongUNet, or a"
+    " ResNet34"
+  )
+
+
+def _prefix(tensors: Tensors, ending: str) -> str | None:
+  """What stands before the one key with this ending, else None."""
+  found = [key for key in tensors if ("." + key).endswith("." + ending)]
+  return found[0].removesuffix(ending) if found else None
+
+
+def _reference(tensors: Tensors, branch: str, path: str) -> Checkpoint:
+  hidden = tensors.get("nerf.sigma_color_net.net.0.dense.weight")
+  out = tensors.get("nerf.sigma_color_net.net.1.weight")
+  if branch == "main":
+    names = ("layers.0.0.weight", "layers.12.0.weight")
+  else:
+    names = ("encoder.conv1.weight", "decoder.up_block3.conv.weight")
+  stem, head = (tensors.get(f"input_unet.{name}") for name in names)
+  if hidden is None or out is None or stem is None or head is None:
+    raise torch_file.ConvertError(
+      f"{path} looks like the reference's {branch} branch but lacks its"
+      " radiance field or part of its encoder: expected a whole checkpoint"
+    )
+  channels = hidden.shape[1]
+  fields = {
+    "model.volume_channels": channels,
+    "model.depth_planes": head.shape[0] // channels,
+    "model.feature_channels": out.shape[0] - 1,
+    "model.field.width": hidden.shape[0],
+    "model.encoder.trunk_width": stem.shape[0],
+  }
+  if branch == "main":
+    pattern = r"input_unet\.layers\.0\.(?P<stage>[4-7])\.\d+\.conv1\.weight"
+    width = tensors["input_unet.layers.4.conv2.0.weight"].shape[0]
+    fields["model.encoder.decoder_width"] = width
+  else:
+    pattern = r"input_unet\.encoder\.layer(?P<stage>\d)\.\d+\.conv1\.weight"
+  fields["model.encoder.stage_sizes"] = _stage_sizes(tensors, pattern)
+  fields |= _image_v1_fields(tensors, _PIPELINE)
+  prefixes = {
+    "encoder": "input_unet.",
+    "field": "nerf.",
+    "denoiser": _PIPELINE,
+  }
+  return Checkpoint(branch, prefixes, fields)
+
+
+def _stage_sizes(tensors: Tensors, pattern: str) -> tuple[int, ...]:
+  found = [re.fullmatch(pattern, key) for key in tensors]
+  stages = [match["stage"] for match in found if match]
+  return tuple(stages.count(stage) for stage in sorted(set(stages)))
+
+
+def _image_v1_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
+  channels, depths, attention = [], [], []
+  while True:
+    level = f"{prefix}u_net.d_blocks.{len(channels)}."
+    convs = [
+      tensors[key]
+      for key in tensors
+      if key.startswith(level) and key.endswith("main.2.weight")
+    ]
+    if not convs:
+      break
+    channels.append(convs[0].shape[0])
+    depths.append(len(convs))
+    attention.append(
+      any(k.startswith(level) and "qkv_proj" in k for k in tensors)
+    )
+  frequencies = tensors[f"{prefix}timestep_embed.weight"]
+  return {
+    "model.image_size": _SMALLEST_MAP * 2 ** (len(channels) - 1),
+    "model.denoiser.name": "image_v1",
+    "model.denoiser.channels": tuple(channels),
+    "model.denoiser.depths": tuple(depths),
+    "model.denoiser.attention": tuple(attention),
+    "model.denoiser.embedding": 2 * frequencies.shape[0],
+  }
+
+
+def _ddpmpp_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
+  pattern = re.compile(
+    re.escape(prefix) + r"enc\.(\d+)x\d+_block(\d+)\.(conv1|qkv)\.weight"
+  )
+  levels: dict[int, dict[str, Any]] = {}
+  for key, tensor in tensors.items():
+    match = pattern.fullmatch(key)
+    if not match:
+      continue
+    level = levels.setdefault(int(match[1]), {"depth": 0, "attention": False})
+    if match[3] == "qkv":
+      level["attention"] = True
+    else:
+      level["depth"] += 1
+      level["width"] = tensor.shape[0]
+  ordered = [levels[size] for size in sorted(levels, reverse=True)]
+  return {
+    "model.image_size": max(levels),
+    "model.denoiser.name": "ddpmpp",
+    "model.denoiser.channels": tuple(level["width"] for level in ordered),
+    "model.denoiser.depths": tuple(level["depth"] for level in ordered),
+    "model.denoiser.attention": tuple(l["attention"] for l in ordered),
+    "model.denoiser.embedding": tensors[f"{prefix}map_layer0.weight"].shape[0],
+    "model.denoiser.augmentation": f"{prefix}map_augment.weight" in tensors,
+  }
+
+
+def _resnet34(tensors: Tensors, prefix: str, path: str) -> Checkpoint:
+  pattern = re.escape(prefix) + r"layer(?P<stage>\d)\.\d+\.conv1\.weight"
+  sizes = _stage_sizes(tensors, pattern)
+  deeper = f"{prefix}layer1.0.conv3.weight" in tensors
+  if len(sizes) != 4 or deeper:
+    blocks = "bottleneck" if deeper else "basic"
+    raise torch_file.ConvertError(
+      f"{path} is a ResNet with {sizes} {blocks} blocks, expected ResNet34:"
+      " (3, 4, 6, 3) basic blocks"
+    )
+  fields = {
+    "model.encoder.stage_sizes": sizes,
+    "model.encoder.trunk_width": tensors[f"{prefix}conv1.weight"].shape[0],
+  }
+  return Checkpoint("resnet34", {"encoder": prefix}, fields)

@@ -1,0 +1,201 @@
+"""Tensors of a recognised checkpoint -> variables, with nothing left over."""
+
+import collections
+import re
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from genvs_jax import pipeline
+from genvs_jax.convert import layouts
+from genvs_jax.convert import names
+from genvs_jax.convert import recognize
+from genvs_jax.convert import torch_file
+
+Tensors = torch_file.Tensors
+
+# What may stay unread, and why.
+_EXPLAINED = (
+  (
+    r"ddpm_pipeline\.model\..*",
+    "second names of the denoiser's tensors, compared and equal",
+  ),
+  (r".*num_batches_tracked", "counters that norms with a momentum do not use"),
+  (r".*u_net\..*\.kernel", "the resampling filter [1,3,3,1], compared"),
+  (r".*resample_filter", "the resampling filter [1,1], compared"),
+  (r"nerf\.aabb_(train|infer)", "the cube [-1,1]^3, compared"),
+  (r"(.*\.)?fc\.(weight|bias)", "ImageNet's classifier"),
+)
+_ALIAS, _ORIGINAL = "ddpm_pipeline.model.", "ddpm_pipeline."
+
+
+class Use(NamedTuple):
+  """Where a tensor went."""
+
+  part: str
+  path: names.Path
+  layout: layouts.Layout
+  size: int
+
+
+class Filled(NamedTuple):
+  """Variables from tensors.
+
+  Attributes:
+    variables: as in `pipeline`, NumPy leaves; what the file does not hold is
+      missing.
+    used: where each tensor went, by key.
+    explained: {reason: number of tensors left unread}.
+    widened: keys whose input was widened by zeros for the features.
+    fresh: parts that lack some or all of their leaves.
+  """
+
+  variables: dict[str, Any]
+  used: dict[str, Use]
+  explained: dict[str, int]
+  widened: list[str]
+  fresh: list[str]
+
+
+def fill(
+  model: pipeline.Model,
+  tensors: Tensors,
+  found: recognize.Checkpoint,
+  path: str,
+) -> Filled:
+  """Fills every leaf of the parts that the file holds.
+
+  Raises:
+    ConvertError: with the list of all missing, misshapen and unknown tensors.
+  """
+  shapes = leaf_shapes(model)
+  variables: dict[str, Any] = {}
+  used: dict[str, Use] = {}
+  problems, widened, filled = [], [], collections.Counter()
+  for part, prefix in found.prefixes.items():
+    for leaf, source in _sources(shapes[part], found.kind, part, model).items():
+      key = prefix + source.key
+      tensor = tensors.get(key)
+      if tensor is None:
+        problems.append(f"{key} is missing")
+        continue
+      wanted = shapes[part][leaf]
+      there = source.layout.to_torch(np.broadcast_to(False, wanted)).shape
+      if _is_narrow_input(leaf, tensor.shape, there):
+        rest = (there[0], there[1] - tensor.shape[1], *there[2:])
+        tensor = np.concatenate([tensor, np.zeros(rest, tensor.dtype)], 1)
+        widened.append(key)
+      if tensor.shape != there or tensor.dtype != np.float32:
+        problems.append(
+          f"{key} is {tensor.dtype} {list(tensor.shape)}, expected float32"
+          f" {list(there)}"
+        )
+        continue
+      value = source.layout.to_flax(tensor)
+      put(variables, (part, *leaf), value)
+      used[key] = Use(part, leaf, source.layout, value.size)
+      filled[part] += 1
+  explained, unknown = _explain(tensors, set(used), problems)
+  problems += [f"{key} belongs to no leaf" for key in unknown]
+  if problems:
+    shown = "\n  ".join(problems[:20])
+    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+    raise torch_file.ConvertError(
+      f"{path} does not fit {found.kind}; nothing was written:\n  {shown}{more}"
+    )
+  fresh = [part for part in shapes if filled[part] < len(shapes[part])]
+  return Filled(variables, used, explained, widened, fresh)
+
+
+def leaf_shapes(model: pipeline.Model) -> dict[str, names.Leaves]:
+  """{part: {path: shape}} of a model's variables."""
+  abstract = jax.eval_shape(
+    lambda: pipeline.init_variables(model, jax.random.key(0))
+  )
+  shapes: dict[str, names.Leaves] = {}
+  for part, tree in abstract.items():
+    flat, _ = jax.tree.flatten_with_path(tree)
+    shapes[part] = {tuple(k.key for k in at): x.shape for at, x in flat}
+  return shapes
+
+
+def _sources(
+  leaves: names.Leaves, kind: str, part: str, model: pipeline.Model
+) -> dict[names.Path, names.Source]:
+  channels = model.encoder.channels
+  if kind == "resnet34":
+    trunk = {
+      (path[0], *path[2:]): shape
+      for path, shape in leaves.items()
+      if path[1] == "trunk"
+    }
+    return {
+      (path[0], "trunk", *path[1:]): source
+      for path, source in names.resnet34(trunk).items()
+    }
+  if part == "encoder":
+    encoders = {"main": names.resnet_unet, "dlv3": names.deeplabv3plus}
+    return encoders[kind](leaves, channels)
+  if part == "field":
+    return names.radiance_field(leaves)
+  return names.ddpmpp(leaves) if kind == "ddpmpp" else names.image_v1(leaves)
+
+
+def _is_narrow_input(leaf: names.Path, shape: tuple, there: tuple) -> bool:
+  """Whether it is an unconditional denoiser's first convolution [o,3,k,k]."""
+  return (
+    leaf == ("params", "input", "kernel")
+    and len(shape) == 4
+    and shape[1] == 3 < there[1]
+    and (shape[0], *shape[2:]) == (there[0], *there[2:])
+  )
+
+
+def _explain(
+  tensors: Tensors, used: set[str], problems: list[str]
+) -> tuple[dict[str, int], list[str]]:
+  """Reasons for unread tensors with their counts, and those without one.
+
+  Constants and second names are compared; those that differ are problems.
+  """
+  explained: dict[str, int] = {}
+  unknown = []
+  for key in sorted(set(tensors) - used):
+    reasons = [why for what, why in _EXPLAINED if re.fullmatch(what, key)]
+    if not reasons:
+      unknown.append(key)
+      continue
+    explained[reasons[0]] = explained.get(reasons[0], 0) + 1
+    expected = _expected(key, tensors)
+    if expected is not None and not np.allclose(
+      tensors[key], expected, atol=1e-6
+    ):
+      problems.append(f"{key} is not what it is taken for: {reasons[0]}")
+  return explained, unknown
+
+
+def _expected(key: str, tensors: Tensors) -> np.ndarray | None:
+  """What an unread tensor must hold, None if that does not matter."""
+  value = tensors[key]
+  if key.startswith(_ALIAS):
+    original = tensors.get(_ORIGINAL + key.removeprefix(_ALIAS))
+    fits = original is not None and original.shape == value.shape
+    return original if fits else np.full_like(value, np.nan)
+  if key.endswith(".kernel"):
+    gain = 8 if ".d_blocks." in key else 4
+    taps = np.array([1, 3, 3, 1]) / gain
+    return np.outer(taps, taps)
+  if key.endswith("resample_filter"):
+    return np.full((1, 1, 2, 2), 0.25)
+  if key.startswith("nerf.aabb"):
+    return np.array([-1, -1, -1, 1, 1, 1])
+  return None
+
+
+def put(tree: dict, path: names.Path, value: np.ndarray) -> None:
+  """Sets a leaf of nested dicts, making those on the way."""
+  for name in path[:-1]:
+    tree = tree.setdefault(name, {})
+  tree[path[-1]] = value

@@ -1,0 +1,63 @@
+"""A trained model in three lines, for those who only want to use it.
+
+  from genvs_jax import pretrained, synthesis
+  genvs = pretrained.load("WORKDIR")
+  draw = synthesis.build_synthesize(genvs.config, genvs.model)
+
+`genvs.variables` goes into `synthesis.encode_views`, `pipeline.encode`,
+`pipeline.render_features`, `pipeline.denoise` and `draw` as it is.
+"""
+
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from genvs_jax import checkpoints
+from genvs_jax import pipeline
+from genvs_jax import sharding
+from genvs_jax import train_state
+
+
+class Pretrained(NamedTuple):
+  """What a checkpoint holds for use.
+
+  Attributes:
+    config: that it was trained with, see `configs/base.py`.
+    model: the networks and the geometry that joins them.
+    variables: trained parameters and buffers of all parts, on all devices.
+    step: of the checkpoint.
+  """
+
+  config: ml_collections.ConfigDict
+  model: pipeline.Model
+  variables: pipeline.Variables
+  step: int
+
+
+def load(
+  path: str, step: int | None = None, weights: str = "ema"
+) -> Pretrained:
+  """Loads a checkpoint, without the optimizer's state.
+
+  Args:
+    path: a workdir, its checkpoints folder, or one checkpoint; local or gs://.
+    step: which one, by default the newest.
+    weights: "ema" for the averaged parameters, or "params".
+
+  Raises:
+    CheckpointError: if there is none.
+  """
+  train_state.check_weights(weights)
+  checkpointer, step = checkpoints.open_existing(path, step)
+  config = checkpointer.read_config(step)
+  model = pipeline.build_model(config)
+  state = jax.eval_shape(lambda: train_state.init_state(config, model))
+  wanted = {weights: getattr(state, weights), "buffers": state.buffers}
+  everywhere = sharding.replicated(sharding.make_mesh())
+  restored = checkpointer.restore_some(
+    step, checkpoints.abstract_like(wanted, everywhere)
+  )
+  checkpointer.close()
+  variables = pipeline.join_variables(restored[weights], restored["buffers"])
+  return Pretrained(config, model, variables, step)

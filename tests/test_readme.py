@@ -1,0 +1,23 @@
+"""What the README shows is run."""
+
+import pathlib
+import re
+
+import numpy as np
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
+  (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+  names: dict = {}
+  exec(code.replace("/data/runs/cars64", trained_workdir), names)
+  size = names["size"]
+  assert names["estimate"].shape == (1, size, size, 3)
+  views = names["views"]
+  assert views.sample.shape == views.rgb.shape == (1, 2, size, size, 3)
+  assert views.depth.shape == views.opacity.shape == (1, 2, size, size)
+  assert 0 <= views.sample.min() <= views.sample.max() <= 1
+  # A view drawn alone equals the same view drawn beside another.
+  features = names["features"]
+  assert np.isfinite(features).all() and features.shape[1:3] == (size, size)
