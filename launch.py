@@ -178,6 +178,7 @@ def _convert(config) -> list[str]:
 
   file = convert.open_file(_SOURCE.value)
   fields = file.found.fields
+  config_file = _config_file()
   if config is None:
     size = fields.get("model.image_size")
     name = _CONVERTED.get((file.found.kind, size))
@@ -187,12 +188,13 @@ def _convert(config) -> list[str]:
         " config here describes: name one with --config"
       )
     config = importlib.import_module(f"configs.{name}").get_config()
+    config_file = f"configs/{name}.py"
   config.update_from_flattened_dict(fields)
   lines = convert.convert(file, config, _OUTPUT.value, _KEEP_OPTIMIZER.value)
   return [
     *lines,
     f"checkpoint   {_OUTPUT.value}/checkpoints/0",
-    f"sample       python launch.py --mode=sample --config=configs/cars64.py"
+    f"sample       python launch.py --mode=sample --config={config_file}"
     f" --checkpoint={_OUTPUT.value} --workdir=DIR",
   ]
 

@@ -19,6 +19,7 @@ from genvs_jax import convert
 from genvs_jax import pipeline
 from genvs_jax import pretrained
 from genvs_jax import train_state
+from genvs_jax import warm_start
 from genvs_jax.convert import layouts
 from genvs_jax.convert import names
 from genvs_jax.convert import torch_file
@@ -68,6 +69,12 @@ def test_a_whole_checkpoint_arrives_unchanged(reference, tmp_path):
   assert loaded.config.to_dict() == config.to_dict()
   raw = pretrained.load(str(tmp_path), weights="params")
   assert_trees_equal(raw.variables, variables)
+  # And a run can start from every part of it.
+  for part, given in loaded.variables.items():
+    fresh = jax.tree.map(jnp.zeros_like, given)
+    merged, report = warm_start.merge(fresh, given)
+    assert not (report.kept or report.unused or report.widened)
+    assert_trees_equal(merged, variables[part])
 
 
 def test_the_fields_of_the_config_follow_from_the_tensors(reference):
