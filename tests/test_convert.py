@@ -156,6 +156,25 @@ def test_everything_wrong_is_listed_and_nothing_written(reference, tmp_path):
   assert not (tmp_path / "checkpoints").exists()
 
 
+def test_shapes_of_no_network_are_one_sentence(reference, tmp_path):
+  """Every tensor flattened, one at a time: never anything but ConvertError."""
+  config, content, _ = reference
+  keys = [
+    k for k in content["model"] if not k.startswith("ddpm_pipeline.model")
+  ]
+  for key in keys[:: len(keys) // 25]:
+    tensors = dict(content["model"])
+    if tensors[key].ndim < 2:
+      continue
+    tensors[key] = tensors[key].reshape(-1)
+    with pytest.raises(convert.ConvertError, match=r"FILE\.pt"):
+      file = convert.from_content({"model": tensors}, "FILE.pt")
+      broken = config.copy_and_resolve_references()
+      broken.update_from_flattened_dict(file.found.fields)
+      convert.convert(file, broken, str(tmp_path))
+  assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_folder_with_checkpoints_is_left_alone(reference, tmp_path):
   config, content, variables = reference
   file = convert.from_content(content, "FILE.pt")
@@ -240,6 +259,8 @@ def test_files_of_other_networks_are_refused():
     ([1, 2], "holds a list, expected a state_dict"),
     ({"a": np.zeros(3), "b": "text"}, "mixes tensors with other values"),
     ({"input_unet.layers.0.0.weight": np.zeros(3)}, "lacks its radiance"),
+    ({"timestep_embed.weight": np.zeros(3)}, "the denoiser has no levels"),
+    ({"map_layer0.weight": np.zeros(3)}, "shapes that it never has"),
   ):
     with pytest.raises(convert.ConvertError, match=expected):
       convert.from_content(content, "FILE.pt")

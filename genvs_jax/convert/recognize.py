@@ -30,7 +30,24 @@ class Checkpoint(NamedTuple):
 
 
 def recognize(tensors: Tensors, path: str) -> Checkpoint:
-  """Tells what the tensors of the file at `path` belong to."""
+  """Tells what the tensors of the file at `path` belong to.
+
+  Raises:
+    ConvertError: if they belong to nothing known, or keys that are known have
+      shapes that no such network has.
+  """
+  try:
+    return _recognize(tensors, path)
+  except (IndexError, KeyError, ValueError, ZeroDivisionError) as error:
+    if isinstance(error, torch_file.ConvertError):
+      raise
+    raise torch_file.ConvertError(
+      f"{path} has keys of a known network, but tensors are missing or have"
+      f" shapes that it never has ({type(error).__name__}: {error})"
+    ) from error
+
+
+def _recognize(tensors: Tensors, path: str) -> Checkpoint:
   for start, branch in _BRANCHES.items():
     if any(key.startswith(start) for key in tensors):
       return _reference(tensors, branch, path)
@@ -119,6 +136,8 @@ def _image_v1_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
     attention.append(
       any(k.startswith(level) and "qkv_proj" in k for k in tensors)
     )
+  if not channels:
+    raise ValueError("the denoiser has no levels")
   frequencies = tensors[f"{prefix}timestep_embed.weight"]
   return {
     "model.image_size": _SMALLEST_MAP * 2 ** (len(channels) - 1),

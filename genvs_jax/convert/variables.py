@@ -70,7 +70,13 @@ def fill(
   Raises:
     ConvertError: with the list of all missing, misshapen and unknown tensors.
   """
-  shapes = leaf_shapes(model)
+  try:
+    shapes = leaf_shapes(model)
+  except (TypeError, ValueError, ZeroDivisionError) as error:
+    raise torch_file.ConvertError(
+      f"{path} has tensors whose shapes describe no model that can be built"
+      f" ({error})"
+    ) from error
   variables: dict[str, Any] = {}
   used: dict[str, Use] = {}
   problems, widened, filled = [], [], collections.Counter()
