@@ -95,12 +95,18 @@ def get_config() -> ml_collections.ConfigDict:
   # tell what to draw, so the denoiser learns to trust them.
   diffusion.log_mean = 1.0
   diffusion.log_std = 1.4
+  # Where mean and std move to: ((step, mean, std), ...), linear in between.
+  # The reference went from (1.0, 1.4) to (0.5, 1.4) to (-1.2, 1.2).
+  diffusion.moves = ()
   # What dropped features become: "normal" noise, or "uniform" (reference).
   diffusion.unconditional = "normal"
 
   objective = config.objective = ml_collections.ConfigDict()
   objective.name = "joint"
   objective.denoising = 1.0  # weight of the denoising loss
+  # "learned": the network's log-variance weighs noise levels; "edm": EDM's
+  # weights, which are plain squared error of the preconditioned network.
+  objective.weights = "learned"
   objective.rgb = 1.0  # of the squared error of the first three channels
   objective.rgb_input = 0.0  # the same for the first input view, if above 0
   objective.opacity = 0.001  # of the mean opacity
@@ -133,8 +139,11 @@ def get_config() -> ml_collections.ConfigDict:
   train.log_every = 100  # steps
   train.sheet_every = 5_000  # steps between sheets of pictures
   train.sheet_scenes = 4  # rows of a sheet
+  train.ema = "half_life"  # or inverse_power, k-diffusion's
   train.ema_half_life = 500_000  # images
   train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
+  train.ema_power = 2 / 3  # inverse_power: decay 1 - (1 + steps)^-power ...
+  train.ema_max_decay = 0.9999  # ... and at most this
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part

@@ -27,6 +27,7 @@ def get_config():
 
   config.diffusion.log_mean = -1.0
   config.diffusion.log_std = 1.4
+  config.objective.weights = "edm"
   config.objective.rgb = 0.0
   config.objective.opacity = 0.0
   # In [-1,1] units up to 0.5, which is about 1.1 after normalising.

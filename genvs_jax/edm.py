@@ -20,14 +20,35 @@ class Scalings(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SigmaLaw:
-  """log sigma ~ Normal(mean, std) during training."""
+  """log sigma ~ Normal(mean, std) during training; both may move.
 
-  mean: float
-  std: float
+  Attributes:
+    knots: (step, mean, std) by ascending step; linear in between, constant
+      before the first and after the last.
+  """
 
-  def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  knots: tuple[tuple[int, float, float], ...]
+
+  def __post_init__(self):
+    steps = [step for step, _, _ in self.knots]
+    if steps != sorted(set(steps)):
+      raise ValueError(
+        f"diffusion.moves has steps {steps[1:]}, expected them to ascend from 1"
+      )
+
+  def at(self, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation at a step."""
+    steps, means, deviations = (
+      jnp.array(v, jnp.float32) for v in zip(*self.knots, strict=True)
+    )
+    return jnp.interp(step, steps, means), jnp.interp(step, steps, deviations)
+
+  def sample(
+    self, key: jax.Array, shape: tuple[int, ...], step: jax.Array
+  ) -> jax.Array:
     """Noise levels in image units, float32."""
-    return jnp.exp(self.mean + self.std * jax.random.normal(key, shape))
+    mean, deviation = self.at(step)
+    return jnp.exp(mean + deviation * jax.random.normal(key, shape))
 
 
 def scalings(sigma: jax.Array, sigma_data: float) -> Scalings:
@@ -58,4 +79,6 @@ def denoised(
 
 def build_sigma_law(config) -> SigmaLaw:
   """From `config.diffusion`."""
-  return SigmaLaw(config.diffusion.log_mean, config.diffusion.log_std)
+  options = config.diffusion
+  start = (0, options.log_mean, options.log_std)
+  return SigmaLaw((start, *(tuple(knot) for knot in options.moves)))

@@ -22,6 +22,19 @@ def denoising(
   return jnp.mean(error * jnp.exp(-log_variance) + log_variance) / 2
 
 
+def denoising_edm(output: jax.Array, target: jax.Array) -> jax.Array:
+  """EDM's weighted denoising loss (EDM, table 1 and eq. 8).
+
+  Its weights (sigma^2 + s^2) / (sigma s)^2 on |D - x0|^2 are the inverse of
+  c_out^2, so that it is the squared error of the network's own target.
+
+  Args:
+    output: F(c_in x) [B,H,W,3].
+    target: `edm.network_target` [B,H,W,3].
+  """
+  return jnp.mean((output - target) ** 2)
+
+
 def rgb(features: jax.Array, images: jax.Array) -> jax.Array:
   """Squared error of the first three feature channels, [..,H,W,F] and [..,3].
 

@@ -25,6 +25,7 @@ class Options:
 
   input_views: int
   denoising: float
+  weights: str
   rgb: float
   rgb_input: float
   opacity: float
@@ -39,8 +40,9 @@ class Options:
 
 
 class StepKeys(NamedTuple):
-  """One key per use of randomness in a step."""
+  """A step's number, and one key per use of randomness in it."""
 
+  step: jax.Array
   view_count: jax.Array
   input_noise: jax.Array
   coarse: jax.Array
@@ -55,7 +57,8 @@ class StepKeys(NamedTuple):
 def step_keys(seed: int, step: jax.Array) -> StepKeys:
   """The keys of a step: a function of (seed, step) and the field's name."""
   key = jax.random.fold_in(jax.random.key(seed), step)
-  return StepKeys(*jax.random.split(key, len(StepKeys._fields)))
+  uses = len(StepKeys._fields) - 1
+  return StepKeys(step, *jax.random.split(key, uses))
 
 
 def joint(
@@ -179,13 +182,15 @@ def denoising_loss(
   )
   nothing = pipeline.unconditional_features(model, unit, features.shape)
   features = jnp.where(dropped, nothing, features)
-  sigma = options.sigma_law.sample(keys.sigma, (len(clean),))
+  sigma = options.sigma_law.sample(keys.sigma, (len(clean),), keys.step)
   noise = jax.random.normal(keys.noise, clean.shape)
   noisy = clean + sigma[:, None, None, None] * noise
   output, log_variance = pipeline.predict(
     model, variables, noisy, sigma, features, told, keys.dropout
   )
   target = edm.network_target(clean, noisy, sigma, model.sigma_data)
+  if options.weights == "edm":
+    return losses.denoising_edm(output, target)
   return losses.denoising(output, target, log_variance)
 
 
@@ -220,9 +225,14 @@ OBJECTIVES = {"joint": joint}
 def build_options(config) -> Options:
   """From `config.objective`, `config.model` and `config.diffusion`."""
   objective = config.objective
+  if objective.weights not in ("learned", "edm"):
+    raise ValueError(
+      f"objective.weights is {objective.weights!r}, expected 'learned' or 'edm'"
+    )
   return Options(
     input_views=config.model.input_views,
     denoising=objective.denoising,
+    weights=objective.weights,
     rgb=objective.rgb,
     rgb_input=objective.rgb_input,
     opacity=objective.opacity,

@@ -88,6 +88,29 @@ def ema_decay(
   return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
 
 
+def inverse_power_decay(
+  step: jax.Array, power: float, largest: float
+) -> jax.Array:
+  """Share kept in a step by k-diffusion's EMA warm-up (its `inverse`)."""
+  return jnp.minimum(1 - (1 + step) ** -power, largest)
+
+
+def build_ema_decay(config) -> Callable[[jax.Array], jax.Array]:
+  """step -> share of the old average kept, from `config.train`."""
+  train = config.train
+  if train.ema == "half_life":
+    return lambda step: ema_decay(
+      step, train.batch_size, train.ema_half_life, train.ema_ramp_up
+    )
+  if train.ema == "inverse_power":
+    return lambda step: inverse_power_decay(
+      step, train.ema_power, train.ema_max_decay
+    )
+  raise ValueError(
+    f"train.ema is {train.ema!r}, expected 'half_life' or 'inverse_power'"
+  )
+
+
 def build_train_step(config, model: pipeline.Model) -> Callable:
   """(state, batch) -> (state, metrics): one update, for `jax.jit`.
 
@@ -98,9 +121,8 @@ def build_train_step(config, model: pipeline.Model) -> Callable:
   objective = objectives.OBJECTIVES[config.objective.name]
   options = objectives.build_options(config)
   optimizer = optimizers.build_optimizer(config)
-  seed, train = config.seed, config.train
-  half_life, ramp_up = train.ema_half_life, train.ema_ramp_up
-  batch_size = train.batch_size
+  decay_at = build_ema_decay(config)
+  seed = config.seed
 
   def train_step(state: TrainState, batch: dict[str, jax.Array]):
     keys = objectives.step_keys(seed, state.step)
@@ -112,8 +134,7 @@ def build_train_step(config, model: pipeline.Model) -> Callable:
     grads, (metrics, buffers) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = ema_decay(state.step, batch_size, half_life, ramp_up)
-    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
     metrics["gradient_norm"] = optax.global_norm(grads)
     metrics["update_norm"] = optax.global_norm(updates)
     return (

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genvs_jax import edm
 
@@ -32,6 +33,21 @@ def test_a_network_that_returns_its_target_denoises_perfectly():
 
 
 def test_sigma_law_has_its_mean_and_deviation():
-  sigma = edm.SigmaLaw(-1.0, 1.4).sample(jax.random.key(0), (20_000,))
+  law = edm.SigmaLaw(((0, -1.0, 1.4),))
+  sigma = law.sample(jax.random.key(0), (20_000,), 7)
   np.testing.assert_allclose(jnp.mean(jnp.log(sigma)), -1.0, atol=0.03)
   np.testing.assert_allclose(jnp.std(jnp.log(sigma)), 1.4, atol=0.03)
+
+
+def test_sigma_law_moves_by_step():
+  law = edm.SigmaLaw(((0, 1.0, 1.4), (100, 0.5, 1.4), (300, -1.2, 1.2)))
+  for step, expected in (
+    (0, (1.0, 1.4)),
+    (50, (0.75, 1.4)),
+    (100, (0.5, 1.4)),
+    (200, (-0.35, 1.3)),
+    (1000, (-1.2, 1.2)),
+  ):
+    np.testing.assert_allclose(law.at(step), expected, rtol=1e-6)
+  with pytest.raises(ValueError, match=r"has steps \[5, 5\], expected"):
+    edm.SigmaLaw(((0, 1.0, 1.0), (5, 0.0, 1.0), (5, 1.0, 1.0)))

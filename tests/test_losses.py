@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genvs_jax import edm
 from genvs_jax import losses
 from genvs_jax import metrics
 
@@ -60,3 +61,22 @@ def test_consistency_moves_one_render_alone():
   by_a, by_b = jax.grad(losses.consistency, (0, 1))(a, b)
   np.testing.assert_allclose(by_a, a - b)
   np.testing.assert_array_equal(by_b, 0)
+
+
+def test_edm_weights_are_the_squared_error_of_the_network():
+  """Against EDM's own formula: lambda(sigma) |D - x0|^2."""
+  key = jax.random.key(0)
+  clean = jax.random.uniform(key, (3, 4, 4, 3))
+  sigma = jnp.array([0.02, 0.5, 9.0])
+  wide = sigma[:, None, None, None]
+  noisy = clean + wide * jax.random.normal(
+    jax.random.fold_in(key, 1), clean.shape
+  )
+  output = jax.random.normal(jax.random.fold_in(key, 2), clean.shape)
+  denoised = edm.denoised(noisy, output, sigma, 0.5)
+  weight = (wide**2 + 0.25) / (wide * 0.5) ** 2
+  expected = jnp.mean(weight * (denoised - clean) ** 2)
+  target = edm.network_target(clean, noisy, sigma, 0.5)
+  np.testing.assert_allclose(
+    losses.denoising_edm(output, target), expected, rtol=1e-4
+  )
