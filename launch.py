@@ -154,8 +154,9 @@ def _sample(config, workdir: str, started: float) -> list[str]:
   files = synthesis.sample_turntable(
     config, loaded.model, loaded.variables, workdir
   )
+  label = "turntable   " if "mp4" in files else "pictures    "
   return [
-    f"turntable    {files['mp4']}, {files['gif'].name}, {files['sheet'].name}",
+    f"{label} {', '.join(map(str, files.values()))}",
     f"another one  python launch.py --mode=sample --config={_config_file()}"
     f" --workdir={workdir} --config.sample.scene=1",
   ]
@@ -180,7 +181,7 @@ def _convert(config) -> list[str]:
   fields = file.found.fields
   config_file = _config_file()
   if config is None:
-    size = fields.get("model.image_size")
+    size = file.found.image_size
     name = _CONVERTED.get((file.found.kind, size))
     if name is None:
       raise ValueError(

@@ -72,6 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
   denoiser.depths = (2, 2, 4, 4)  # residual blocks per level
   denoiser.attention = (False, False, True, True)
   denoiser.embedding = 256  # width of the conditioning vector
+  denoiser.conditional = True  # takes feature images; False draws any object
   denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
   denoiser.augmentation = True  # ddpmpp only: takes the augmentation vector
 
@@ -102,6 +103,7 @@ def get_config() -> ml_collections.ConfigDict:
   diffusion.unconditional = "normal"
 
   objective = config.objective = ml_collections.ConfigDict()
+  # joint, nerf (encoder and field alone) or diffusion (the denoiser alone)
   objective.name = "joint"
   objective.denoising = 1.0  # weight of the denoising loss
   # "learned": the network's log-variance weighs noise levels; "edm": EDM's
@@ -109,10 +111,18 @@ def get_config() -> ml_collections.ConfigDict:
   objective.weights = "learned"
   objective.rgb = 1.0  # of the squared error of the first three channels
   objective.rgb_input = 0.0  # the same for the first input view, if above 0
+  # The first input view is rendered for the opacity and depth losses too, as
+  # it is if rgb_input is above 0.
+  objective.render_input = False
   objective.opacity = 0.001  # of the mean opacity
   # Of opacity times the squared distance between the expected depth and the
   # camera's distance from the origin.
   objective.depth = 0.0
+  # Of the squared difference between the render and one from the last input
+  # view alone, which takes no gradient; needs 2 input views. (The reference
+  # encodes the target view for it; we compare views that are encoded anyway.)
+  objective.depth_consistency = 0.0
+  objective.opacity_consistency = 0.0
   # Poses are made relative to the first view; matters to unit_cube, whose
   # cube then turns with that camera (reference).
   objective.first_view_world = False
@@ -149,6 +159,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part
   optimizer.field_rate = 2e-4
   optimizer.denoiser_rate = 2e-4
+  optimizer.frozen = ()  # parts that are not trained, say ("encoder",)
   optimizer.warmup = 1_000  # steps of linear warm-up
   # constant, cosine (down to final_rate once) or cosine_restarts
   optimizer.schedule = "constant"

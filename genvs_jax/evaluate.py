@@ -63,6 +63,11 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
     PSNR by row of the table (`psnr_render`, .., and `.._masked`, None where
     there is no mask), `scenes`, and `views`, the scored views of all scenes.
   """
+  if "encoder" not in variables:
+    raise ValueError(
+      "the checkpoint holds a denoiser alone, which draws any object: there is"
+      " nothing to score; --mode=sample draws pictures"
+    )
   options = config.evaluate
   records = data.load_split(config, workdir, options.split)
   count = min(options.scenes or len(records), len(records))
@@ -73,7 +78,7 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
     )
   test = load_test_views(config, records, count)
   mean_image = _mean_training_image(config, workdir)
-  synthesize = synthesis.build_synthesize(config, model)
+  synthesize = synthesis.build_draw(config, model, variables)
   render = synthesis.build_render(model)
   targets = options.targets
 
@@ -102,14 +107,16 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
     return jax.tree.map(lambda *x: np.concatenate(x), *drawn)
 
   own, other = np.arange(count), np.roll(np.arange(count), 1)
-  scored = [draw(own, config.seed + k) for k in range(options.samples)]
+  samples = options.samples if "denoiser" in variables else 1
+  scored = [draw(own, config.seed + k) for k in range(samples)]
   pictures_by_row = {
     "psnr_render": [scored[0].rgb],
-    "psnr_sample": [views.sample for views in scored],
     "psnr_mean_image": [mean_image],
     "psnr_input_copy": [test.images / np.float32(255)],
     "psnr_render_wrong_input": [draw(other, None).rgb],
   }
+  if "denoiser" in variables:
+    pictures_by_row["psnr_sample"] = [views.sample for views in scored]
   results: dict[str, float | None] = {}
   for suffix, mask in (("", None), ("_masked", test.masks)):
     for row, images in pictures_by_row.items():
@@ -163,6 +170,8 @@ def table(results: dict[str, float | None]) -> str:
     "|---|---|---|",
   ]
   for key, label in _COLUMNS:
+    if key not in results:  # a model without a denoiser draws no samples
+      continue
     masked = results[f"{key}_masked"]
     shown = "no mask" if masked is None else f"{masked:.2f}"
     lines.append(f"| {label} | {results[key]:.2f} | {shown} |")
@@ -210,8 +219,9 @@ def _sheet(test: TestViews, views: synthesis.Views, count: int) -> np.ndarray:
     rows += [
       (f"scene {i}", [test.images[i, 0], *_u8(test.target_images[i, :shown])]),
       ("RGB render", [_blank(test), *_u8(views.rgb[i, :shown])]),
-      ("sample", [_blank(test), *_u8(views.sample[i, :shown])]),
     ]
+    if views.sample is not None:
+      rows.append(("sample", [_blank(test), *_u8(views.sample[i, :shown])]))
   return pictures.sheet(rows)
 
 

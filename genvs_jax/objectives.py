@@ -28,8 +28,12 @@ class Options:
   weights: str
   rgb: float
   rgb_input: float
+  render_input: bool
   opacity: float
   depth: float
+  depth_consistency: float
+  opacity_consistency: float
+  frozen: tuple[str, ...]
   first_view_world: bool
   augmentation: float
   augmentation_kinds: float
@@ -61,6 +65,24 @@ def step_keys(seed: int, step: jax.Array) -> StepKeys:
   return StepKeys(step, *jax.random.split(key, uses))
 
 
+class Rendered(NamedTuple):
+  """What the losses of encoder and field leave for the denoiser.
+
+  Attributes:
+    loss: weighted sum of the rendering losses.
+    metrics: each of them, unweighted.
+    buffers: of all parts after the step.
+    features: [B T,H,W,F] of the target views, enlarged.
+    targets: [B T,H,W,3] the target views.
+  """
+
+  loss: jax.Array
+  metrics: dict[str, jax.Array]
+  buffers: dict
+  features: jax.Array
+  targets: jax.Array
+
+
 def joint(
   model: pipeline.Model,
   options: Options,
@@ -80,6 +102,53 @@ def joint(
   Returns:
     the loss, and (metrics as scalars, the buffers after the step).
   """
+  rendered = rendering_losses(model, options, variables, batch, keys)
+  denoising = denoising_loss(
+    model, options, variables, rendered.targets, rendered.features, keys
+  )
+  loss = rendered.loss + options.denoising * denoising
+  metrics = {**rendered.metrics, "loss": loss, "loss_denoising": denoising}
+  return loss, (metrics, rendered.buffers)
+
+
+def nerf(
+  model: pipeline.Model,
+  options: Options,
+  variables: pipeline.Variables,
+  batch: dict[str, jax.Array],
+  keys: StepKeys,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
+  """Encoder and field alone, as `joint` without a denoiser."""
+  rendered = rendering_losses(model, options, variables, batch, keys)
+  metrics = {**rendered.metrics, "loss": rendered.loss}
+  return rendered.loss, (metrics, rendered.buffers)
+
+
+def diffusion(
+  model: pipeline.Model,
+  options: Options,
+  variables: pipeline.Variables,
+  batch: dict[str, jax.Array],
+  keys: StepKeys,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
+  """The denoiser alone, on every view of the batch, without features."""
+  pictures = image_ops.from_uint8(batch["images"], model.image_range)
+  clean = _flatten(pictures)
+  shape = (*clean.shape[:3], model.denoiser_features)
+  features = pipeline.unconditional_features(model, keys.conditioning, shape)
+  loss = denoising_loss(model, options, variables, clean, features, keys)
+  _, buffers = pipeline.split_variables(variables)
+  return loss, ({"loss": loss, "loss_denoising": loss}, buffers)
+
+
+def rendering_losses(
+  model: pipeline.Model,
+  options: Options,
+  variables: pipeline.Variables,
+  batch: dict[str, jax.Array],
+  keys: StepKeys,
+) -> Rendered:
+  """Encodes the input views, renders the targets and compares."""
   views = options.input_views
   if options.first_view_world:
     poses = jax.vmap(cameras.relative_to_first)(batch["poses"])
@@ -88,50 +157,53 @@ def joint(
   inputs, encoder_buffers = encode_inputs(
     model, options, variables, batch, pictures[:, :views], keys
   )
-  # The RGB loss may ask for the first input view beside the targets.
-  with_input = options.rgb_input > 0
-  rendered = [0] * with_input + list(range(views, pictures.shape[1]))
-  count, rays = len(pictures), len(rendered) * model.render_size**2
+  # The losses may ask for the first input view beside the targets.
+  with_input = options.render_input or options.rgb_input > 0
+  shown = [0] * with_input + list(range(views, pictures.shape[1]))
+  count, rays = len(pictures), len(shown) * model.render_size**2
   uniforms = rendering.Uniforms(
     jax.random.uniform(keys.coarse, (count, rays, model.counts.coarse)),
     jax.random.uniform(keys.fine, (count, rays, model.counts.fine)),
   )
-  poses = batch["poses"][:, jnp.array(rendered)]
+  poses = batch["poses"][:, jnp.array(shown)]
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
   features = pipeline.resize_features(model, render.features)
-  target_features, targets = features[:, with_input:], pictures[:, views:]
-
-  def flatten(x):
-    return x.reshape(-1, *x.shape[2:])
-
-  rgb = losses.rgb(target_features, targets)
-  rgb_input = (
-    losses.rgb(features[:, :1], pictures[:, :1]) if with_input else 0.0
-  )
-  opacity = losses.opacity(render.opacity)
+  targets = pictures[:, views:]
   distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None, None]
-  depth = losses.depth_prior(render.depth, render.opacity, distance)
-  denoising = denoising_loss(
-    model, options, variables, flatten(targets), flatten(target_features), keys
-  )
-  loss = (
-    options.denoising * denoising
-    + options.rgb * rgb
-    + options.rgb_input * rgb_input
-    + options.opacity * opacity
-    + options.depth * depth
-  )
-  metrics = {
-    "loss": loss,
-    "loss_denoising": denoising,
-    "loss_rgb": rgb,
-    "opacity": opacity,
-    "depth_error": depth,
+  parts = {
+    "loss_rgb": losses.rgb(features[:, with_input:], targets),
+    "opacity": losses.opacity(render.opacity),
+    "depth_error": losses.depth_prior(render.depth, render.opacity, distance),
+  }
+  weights = {
+    "loss_rgb": options.rgb,
+    "opacity": options.opacity,
+    "depth_error": options.depth,
   }
   if with_input:
-    metrics["loss_rgb_input"] = rgb_input
+    parts["loss_rgb_input"] = losses.rgb(features[:, :1], pictures[:, :1])
+    weights["loss_rgb_input"] = options.rgb_input
+  if options.depth_consistency or options.opacity_consistency:
+    # The same views from the last input view alone, without gradient.
+    alone = jnp.broadcast_to(jnp.arange(views) == views - 1, (count, views))
+    last = inputs._replace(mask=alone)
+    other = jax.lax.stop_gradient(
+      pipeline.render_features(model, variables, last, poses, uniforms)
+    )
+    parts["depth_consistency"] = losses.consistency(render.depth, other.depth)
+    parts["opacity_consistency"] = losses.consistency(
+      render.opacity, other.opacity
+    )
+    weights["depth_consistency"] = options.depth_consistency
+    weights["opacity_consistency"] = options.opacity_consistency
   _, buffers = pipeline.split_variables(variables)
-  return loss, (metrics, {**buffers, "encoder": encoder_buffers})
+  return Rendered(
+    loss=sum(weights[name] * part for name, part in parts.items()),
+    metrics=parts,
+    buffers={**buffers, "encoder": encoder_buffers},
+    features=_flatten(features[:, with_input:]),
+    targets=_flatten(targets),
+  )
 
 
 def encode_inputs(
@@ -151,7 +223,7 @@ def encode_inputs(
   deviation = options.input_noise_max * jax.random.uniform(scale, shape)
   noise = noisy * deviation * jax.random.normal(unit, images.shape)
   volumes, buffers = pipeline.encode(
-    model, variables, images, noise, train=True
+    model, variables, images, noise, train="encoder" not in options.frozen
   )
   inputs = pipeline.InputViews(
     volumes=volumes,
@@ -219,7 +291,27 @@ def augment(
   )
 
 
-OBJECTIVES = {"joint": joint}
+def _flatten(x: jax.Array) -> jax.Array:
+  """[B,T,..] -> [B T,..]."""
+  return x.reshape(-1, *x.shape[2:])
+
+
+OBJECTIVES = {"joint": joint, "nerf": nerf, "diffusion": diffusion}
+# The parts of the model that each needs; a state holds no others.
+PARTS = {
+  "joint": pipeline.PARTS,
+  "nerf": ("encoder", "field"),
+  "diffusion": ("denoiser",),
+}
+
+
+def check_name(name: str) -> None:
+  """Raises ValueError unless it is an objective's."""
+  if name not in OBJECTIVES:
+    raise ValueError(
+      f"objective.name is {name!r}, expected one of"
+      f" {', '.join(sorted(OBJECTIVES))}"
+    )
 
 
 def build_options(config) -> Options:
@@ -229,14 +321,25 @@ def build_options(config) -> Options:
     raise ValueError(
       f"objective.weights is {objective.weights!r}, expected 'learned' or 'edm'"
     )
+  consistent = objective.depth_consistency or objective.opacity_consistency
+  if consistent and config.model.input_views < 2:
+    raise ValueError(
+      "objective.depth_consistency and opacity_consistency compare input views,"
+      f" expected model.input_views of 2 or more, found"
+      f" {config.model.input_views}"
+    )
   return Options(
     input_views=config.model.input_views,
     denoising=objective.denoising,
     weights=objective.weights,
     rgb=objective.rgb,
     rgb_input=objective.rgb_input,
+    render_input=objective.render_input,
     opacity=objective.opacity,
     depth=objective.depth,
+    depth_consistency=objective.depth_consistency,
+    opacity_consistency=objective.opacity_consistency,
+    frozen=tuple(config.optimizer.frozen),
     first_view_world=objective.first_view_world,
     augmentation=objective.augmentation,
     augmentation_kinds=objective.augmentation_kinds,

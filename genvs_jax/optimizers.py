@@ -46,6 +46,22 @@ def learning_rate(
   return rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
 
 
+def trained(params: dict, frozen: tuple[str, ...]) -> dict:
+  """The parts {part: tree} that are not frozen.
+
+  Raises:
+    ValueError: if `frozen` names no part, or nothing is left.
+  """
+  unknown = set(frozen) - set(pipeline.PARTS)
+  rest = {part: tree for part, tree in params.items() if part not in frozen}
+  if unknown or not rest:
+    raise ValueError(
+      f"optimizer.frozen is {tuple(frozen)}, expected some of"
+      f" {', '.join(pipeline.PARTS)} and a part left to train"
+    )
+  return rest
+
+
 def build_optimizer(config) -> optax.GradientTransformation:
   """From `config.optimizer`; parameters are {part: tree} as in `pipeline`.
 
@@ -78,6 +94,6 @@ def build_optimizer(config) -> optax.GradientTransformation:
     optax.clip_by_global_norm(options.clip_norm),
     optax.multi_transform(
       {part: adamw(rate) for part, rate in rates.items()},
-      {part: part for part in pipeline.PARTS},
+      lambda params: {part: part for part in params},
     ),
   )

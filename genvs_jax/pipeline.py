@@ -43,6 +43,8 @@ class Model:
     upsampling: method that enlarges feature images.
     rays_per_chunk: rays rendered at a time per scene, 0 for all.
     sigma_data: EDM's.
+    denoiser_features: channels of the feature image that the denoiser takes,
+      0 for one that draws any object.
     unconditional: noise that stands for "no features", see
       `unconditional_features`.
   """
@@ -59,6 +61,7 @@ class Model:
   upsampling: str
   rays_per_chunk: int
   sigma_data: float
+  denoiser_features: int
   unconditional: str
 
 
@@ -122,33 +125,37 @@ def build_model(config) -> Model:
     upsampling=config.rendering.upsampling,
     rays_per_chunk=config.rendering.rays_per_chunk,
     sigma_data=config.diffusion.sigma_data,
+    denoiser_features=(
+      config.model.feature_channels if config.model.denoiser.conditional else 0
+    ),
     unconditional=config.diffusion.unconditional,
   )
 
 
-def init_variables(model: Model, key: jax.Array) -> Variables:
-  """Freshly initialised variables of all parts."""
+def init_variables(
+  model: Model, key: jax.Array, parts: tuple[str, ...] = PARTS
+) -> Variables:
+  """Freshly initialised variables of some parts."""
   keys = dict(zip(PARTS, jax.random.split(key, len(PARTS)), strict=True))
   size, channels = model.image_size, model.encoder.channels
-  features = jnp.zeros((1, size, size, model.field.features))
   image = jnp.zeros((1, size, size, 3))
-  augmentation = jnp.zeros((1, augmentation_ops.VECTOR_SIZE))
-  return {
-    "encoder": model.encoder.init(keys["encoder"], image, train=False),
-    "field": model.field.init(
-      keys["field"],
-      jnp.zeros((1, 1, 1, channels)),
-      jnp.ones((1, 1, 1), bool),
-    ),
-    "denoiser": model.denoiser.init(
-      keys["denoiser"],
+
+  def init(part: str):
+    if part == "encoder":
+      return model.encoder.init(keys[part], image, train=False)
+    if part == "field":
+      point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
+      return model.field.init(keys[part], point, seen)
+    return model.denoiser.init(
+      keys[part],
       image,
       jnp.ones((1,)),
-      features,
-      augmentation,
+      jnp.zeros((1, size, size, model.denoiser_features)),
+      jnp.zeros((1, augmentation_ops.VECTOR_SIZE)),
       train=False,
-    ),
-  }
+    )
+
+  return {part: init(part) for part in parts}
 
 
 def split_variables(variables: Variables) -> tuple[dict, dict]:

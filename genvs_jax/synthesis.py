@@ -49,6 +49,36 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
     config: the sampler is read from it.
     model: the model.
   """
+  draw = _build_sampler(config, model)
+
+  def synthesize(variables, batch, poses, keys) -> Views:
+    features, views = _render(model, variables, batch, poses)
+    flat = features.reshape(-1, *features.shape[2:])
+    drawn = draw(variables, flat, keys.reshape(-1))
+    drawn = drawn.reshape(*poses.shape[:2], *drawn.shape[1:])
+    return views._replace(sample=drawn)
+
+  return jax.jit(synthesize)
+
+
+def build_unconditional(config, model: pipeline.Model) -> Callable:
+  """The jitted (variables, keys [n]) -> pictures [n,H,W,3] of any objects."""
+  draw = _build_sampler(config, model)
+  shape = (model.image_size, model.image_size, model.denoiser_features)
+
+  def synthesize(variables, keys) -> jax.Array:
+    def nothing(key):
+      return pipeline.unconditional_features(model, key, shape)
+
+    # Sampling folds 0, 1, .. into the keys; this number is never reached.
+    apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1)
+    return draw(variables, jax.vmap(nothing)(apart), keys)
+
+  return jax.jit(synthesize)
+
+
+def _build_sampler(config, model: pipeline.Model) -> Callable:
+  """(variables, features [n,H,W,F], keys [n]) -> pictures [n,H,W,3]."""
   if config.sampler.name not in samplers.SAMPLERS:
     raise ValueError(
       f"sampler.name is {config.sampler.name!r}, expected one of"
@@ -59,28 +89,24 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
   churn = samplers.build_churn(config)
   size = model.image_size
 
-  def synthesize(variables, batch, poses, keys) -> Views:
-    features, views = _render(model, variables, batch, poses)
-    flat = features.reshape(-1, *features.shape[2:])
-    flat_keys = keys.reshape(-1)
-    blank = jnp.zeros((len(flat), size, size, 3))
+  def draw(variables, features, keys) -> jax.Array:
+    blank = jnp.zeros((len(features), size, size, 3))
 
     def normal(count):
-      drawn = jax.vmap(jax.random.fold_in, (0, None))(flat_keys, count)
+      drawn = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
       return samplers.normal_like(drawn, blank)
 
     def denoise(x, sigma, step):
       del step
       levels = jnp.full((len(x),), sigma)
-      return pipeline.denoise(model, variables, x, levels, flat)
+      return pipeline.denoise(model, variables, x, levels, features)
 
     drawn = sampler(
       denoise, normal(0), sigmas, lambda step: normal(step + 1), churn
     )
-    drawn = drawn.reshape(*poses.shape[:2], size, size, 3)
-    return views._replace(sample=image_ops.to_unit(drawn, model.image_range))
+    return image_ops.to_unit(drawn, model.image_range)
 
-  return jax.jit(synthesize)
+  return draw
 
 
 def build_render(model: pipeline.Model) -> Callable[..., Views]:
@@ -88,6 +114,14 @@ def build_render(model: pipeline.Model) -> Callable[..., Views]:
   return jax.jit(
     lambda variables, batch, poses: _render(model, variables, batch, poses)[1]
   )
+
+
+def build_draw(config, model: pipeline.Model, parts) -> Callable[..., Views]:
+  """`build_synthesize`, or renders alone if `parts` has no denoiser."""
+  if "denoiser" in parts:
+    return build_synthesize(config, model)
+  render = build_render(model)
+  return lambda variables, batch, poses, keys: render(variables, batch, poses)
 
 
 def encode_views(
@@ -157,8 +191,11 @@ def sample_turntable(
     workdir: pictures go to `workdir/samples`.
 
   Returns:
-    the files by kind: mp4, gif and sheet.
+    the files by kind: mp4, gif and sheet; a sheet of any objects alone if the
+    model has no encoder.
   """
+  if "encoder" not in variables:
+    return {"sheet": _sample_unconditional(config, model, variables, workdir)}
   options = config.sample
   records = data.load_split(config, workdir, options.split)
   if not 0 <= options.scene < len(records):
@@ -180,7 +217,7 @@ def sample_turntable(
   distance = float(np.linalg.norm(decoded["poses"][0, :3, 3]))
   poses = camera_paths.orbit(options.frames, options.elevation, distance)
   frames = []
-  synthesize = build_synthesize(config, model)
+  synthesize = build_draw(config, model, variables)
   for frame in rollout(synthesize, variables, batch, poses, config.seed):
     frames.append(jax.tree.map(lambda x: x[0, 0], frame))
     logging.log_every_n_seconds(
@@ -189,7 +226,8 @@ def sample_turntable(
   folder = pathlib.Path(workdir) / "samples"
   folder.mkdir(parents=True, exist_ok=True)
   name = f"{options.split}_{options.scene:04d}"
-  samples = [pictures.to_uint8(f.sample) for f in frames]
+  drawn = [f.rgb if f.sample is None else f.sample for f in frames]
+  samples = [pictures.to_uint8(picture) for picture in drawn]
   files = {
     "mp4": folder / f"{name}.mp4",
     "gif": folder / f"{name}.gif",
@@ -197,14 +235,15 @@ def sample_turntable(
   }
   pictures.save_mp4(files["mp4"], samples, options.fps)
   pictures.save_gif(files["gif"], samples, options.fps)
-  shown = [frames[i] for i in _evenly(len(frames), 8)]
+  chosen = _evenly(len(frames), 8)
+  shown = [frames[i] for i in chosen]
   near, far = distance - 0.5, distance + 0.5
   pictures.save_png(
     files["sheet"],
     pictures.sheet(
       [
         ("input", [decoded["images"][0]]),
-        ("samples", [pictures.to_uint8(f.sample) for f in shown]),
+        ("samples", [samples[i] for i in chosen]),
         ("RGB render", [pictures.to_uint8(f.rgb) for f in shown]),
         ("depth", [_depth_picture(f, near, far) for f in shown]),
         ("opacity", [pictures.to_uint8(f.opacity) for f in shown]),
@@ -212,6 +251,22 @@ def sample_turntable(
     ),
   )
   return files
+
+
+def unconditional_sheet(pictures_drawn) -> np.ndarray:
+  """One row of pictures [n,H,W,3]."""
+  row = [pictures.to_uint8(p) for p in np.asarray(pictures_drawn)]
+  return pictures.sheet([("unconditional", row)])
+
+
+def _sample_unconditional(config, model, variables, workdir) -> pathlib.Path:
+  """Draws eight pictures of any objects; returns the sheet's path."""
+  keys = jax.random.split(jax.random.key(config.seed), 8)
+  drawn = build_unconditional(config, model)(variables, keys)
+  path = pathlib.Path(workdir) / "samples" / "unconditional.png"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  pictures.save_png(path, unconditional_sheet(drawn))
+  return path
 
 
 def training_sheet(
@@ -236,7 +291,7 @@ def training_sheet(
           pictures.to_uint8(view.rgb),
           _depth_picture(view, near, far),
           pictures.to_uint8(view.opacity),
-          pictures.to_uint8(view.sample),
+          *([] if view.sample is None else [pictures.to_uint8(view.sample)]),
         ],
       )
     )

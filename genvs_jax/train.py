@@ -13,6 +13,7 @@ from clu import parameter_overview
 
 from genvs_jax import checkpoints
 from genvs_jax import data
+from genvs_jax import objectives
 from genvs_jax import pictures
 from genvs_jax import pipeline
 from genvs_jax import sharding
@@ -153,12 +154,12 @@ class _Progress:
     else:
       left = (self._last_step - step) / rate
       logging.info(
-        "step %d/%d  %.2f steps/s  loss %.4f  rgb %.4f  %s left",
+        "step %d/%d  %.2f steps/s  loss %.4f%s  %s left",
         step,
         self._last_step,
         rate,
         loss,
-        scalars["loss_rgb"],
+        _parts_of_loss(scalars),
         _duration(left),
       )
       scalars["steps_per_second"] = rate
@@ -190,29 +191,42 @@ class _SheetPainter:
       records = data.load_split(config, workdir, "train")
     count = min(config.train.sheet_scenes, len(records))
     self._batch = _fixed_batch(config, records, count)
-    self._synthesize = synthesis.build_synthesize(config, model)
+    parts = objectives.PARTS[config.objective.name]
+    self._unconditional = "encoder" not in parts
+    self._draw = (
+      synthesis.build_unconditional(config, model)
+      if self._unconditional
+      else synthesis.build_draw(config, model, parts)
+    )
 
   def __call__(self, step: int, state: train_state.TrainState) -> None:
     if not self._active:
       return
-    batch, views = self._batch, self._config.model.input_views
     variables = train_state.sampling_variables(
       state, self._config.sampler.weights
     )
+    if self._unconditional:
+      keys = jax.random.split(jax.random.key(self._config.seed), 8)
+      sheet = synthesis.unconditional_sheet(self._draw(variables, keys))
+    else:
+      sheet = self._scenes(variables)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    pictures.save_png(self._folder / f"{step:08d}.png", sheet)
+    self._writer.write_images(step, {"sheet": sheet})
+
+  def _scenes(self, variables) -> np.ndarray:
+    batch, views = self._batch, self._config.model.input_views
     inputs = {
       "images": batch["images"][:, :views],
       "poses": batch["poses"][:, :views],
       "intrinsics": batch["intrinsics"],
     }
     keys = synthesis.view_keys(self._config.seed, batch["scene"], np.arange(1))
-    drawn = self._synthesize(
+    drawn = self._draw(
       variables, inputs, batch["poses"][:, views : views + 1], keys
     )
     frustum = self._config.frustum
-    sheet = synthesis.training_sheet(batch, drawn, frustum.near, frustum.far)
-    self._folder.mkdir(parents=True, exist_ok=True)
-    pictures.save_png(self._folder / f"{step:08d}.png", sheet)
-    self._writer.write_images(step, {"sheet": sheet})
+    return synthesis.training_sheet(batch, drawn, frustum.near, frustum.far)
 
 
 def _fixed_batch(config, records, count: int) -> dict[str, np.ndarray]:
@@ -226,6 +240,14 @@ def _fixed_batch(config, records, count: int) -> dict[str, np.ndarray]:
     )
     items.append({**decoded, "scene": np.int32(i)})
   return {key: np.stack([item[key] for item in items]) for key in items[0]}
+
+
+def _parts_of_loss(scalars: dict[str, float]) -> str:
+  return "".join(
+    f"  {name.removeprefix('loss_')} {value:.4f}"
+    for name, value in sorted(scalars.items())
+    if name.startswith("loss_")
+  )
 
 
 def _duration(seconds: float) -> str:

@@ -34,15 +34,18 @@ class TrainState:
 
 def init_state(config, model: pipeline.Model) -> TrainState:
   """A fresh state, a function of `config.seed` alone."""
+  objectives.check_name(config.objective.name)
+  parts = objectives.PARTS[config.objective.name]
   params, buffers = pipeline.split_variables(
-    pipeline.init_variables(model, jax.random.key(config.seed))
+    pipeline.init_variables(model, jax.random.key(config.seed), parts)
   )
+  trained = optimizers.trained(params, config.optimizer.frozen)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     ema=jax.tree.map(jnp.copy, params),
     buffers=buffers,
-    opt_state=optimizers.build_optimizer(config).init(params),
+    opt_state=optimizers.build_optimizer(config).init(trained),
   )
 
 
@@ -118,7 +121,9 @@ def build_train_step(config, model: pipeline.Model) -> Callable:
     config: objective, optimizer and EMA are read from it.
     model: the model.
   """
+  objectives.check_name(config.objective.name)
   objective = objectives.OBJECTIVES[config.objective.name]
+  frozen = tuple(config.optimizer.frozen)
   options = objectives.build_options(config)
   optimizer = optimizers.build_optimizer(config)
   decay_at = build_ema_decay(config)
@@ -127,13 +132,16 @@ def build_train_step(config, model: pipeline.Model) -> Callable:
   def train_step(state: TrainState, batch: dict[str, jax.Array]):
     keys = objectives.step_keys(seed, state.step)
 
-    def loss_fn(params):
+    trained = optimizers.trained(state.params, frozen)
+
+    def loss_fn(trained):
+      params = {**state.params, **trained}
       variables = pipeline.join_variables(params, state.buffers)
       return objective(model, options, variables, batch, keys)
 
-    grads, (metrics, buffers) = jax.grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    grads, (metrics, buffers) = jax.grad(loss_fn, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = {**state.params, **optax.apply_updates(trained, updates)}
     ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
     metrics["gradient_norm"] = optax.global_norm(grads)
     metrics["update_norm"] = optax.global_norm(updates)

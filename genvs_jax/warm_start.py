@@ -68,12 +68,25 @@ def warm_start(
   Raises:
     ValueError: if a checkpoint does not fit; says in what.
   """
+  opened: dict[str, pretrained.Pretrained] = {}
   params, ema, buffers = (
     dict(x) for x in (state.params, state.ema, state.buffers)
   )
   for part, path in sources(config).items():
-    given = pretrained.load(path, weights=config.init_from.weights)
+    if part not in params:
+      raise ValueError(
+        f"init_from.{part} is {path}, but objective.name ="
+        f" {config.objective.name!r} trains no {part}: leave it empty"
+      )
+    if path not in opened:
+      opened[path] = pretrained.load(path, weights=config.init_from.weights)
+    given = opened[path]
     check_meaning(config, given.config, part, path)
+    if part not in given.variables:
+      held = ", ".join(given.variables)
+      raise ValueError(
+        f"init_from.{part} = {path} holds no {part}, only {held}"
+      )
     fresh = {"params": params[part], **buffers[part]}
     merged, report = merge(fresh, given.variables[part])
     check_explained(report, part, path, model, given.config.model.image_size)
@@ -86,18 +99,20 @@ def warm_start(
 
 def check_meaning(config, given, part: str, path: str) -> None:
   """Refuses weights that were trained on other images or another frustum."""
-  fields = ["model.image_range", "diffusion.sigma_data"]
-  if part != "denoiser":
-    fields = [
-      "model.image_range",
-      "frustum.kind",
-      "frustum.near",
-      "frustum.far",
-      "frustum.flip_input",
-    ]
+  fields = ["model.image_range"]
+  if part == "denoiser":
+    fields += ["diffusion.sigma_data"]
+  else:
+    fields += ["frustum.kind", "frustum.flip_input"]
+    if config.frustum.kind == "near_far":
+      fields += ["frustum.near", "frustum.far"]
+  if part == "field":
+    names = ("skip", "aggregate", "activation", "density_activation")
+    fields += [f"model.field.{n}" for n in (*names, "feature_activation")]
   for field in fields:
-    section, name = field.split(".")
-    ours, theirs = config[section][name], given[section][name]
+    ours, theirs = config, given
+    for name in field.split("."):
+      ours, theirs = ours[name], theirs[name]
     if ours != theirs:
       raise ValueError(
         f"init_from.{part} = {path} was trained with {field} = {theirs},"
@@ -191,4 +206,6 @@ def _is_narrower(source: jax.Array, leaf: jax.Array) -> bool:
 def _is_outside(name: str, size: int) -> bool:
   """Whether a leaf belongs to a level of more than `size` pixels."""
   level = re.search(r"/(?:down|up|encoder|decoder)_(\d+)_", f"/{name}")
-  return level is not None and int(level[1]) > size
+  # ddpmpp enters a level by a block of its own, which the outermost lacks.
+  entry = f"/encoder_{size}_down/" in f"/{name}"
+  return entry or (level is not None and int(level[1]) > size)

@@ -71,14 +71,15 @@ def test_chosen_parts_start_from_the_checkpoint(fresh, trained_workdir):
     ("model.image_range", (-1.0, 1.0)),
     ("frustum.near", 0.5),
     ("frustum.kind", "unit_cube"),
+    ("model.field.skip", False),
   ],
 )
 def test_another_meaning_is_refused(fresh, trained_workdir, field, value):
   config, model, state = fresh
   config = config.copy_and_resolve_references()
-  config.init_from.encoder = trained_workdir
-  section, name = field.split(".")
-  config[section][name] = value
+  part = "field" if "field" in field else "encoder"
+  config.init_from[part] = trained_workdir
+  config.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=f"was trained with {field} = "):
     warm_start.warm_start(config, model, state)
 
@@ -132,6 +133,16 @@ def test_what_nothing_explains_is_refused(fresh):
   with pytest.raises(ValueError, match="down_64_block0"):
     warm_start.check_explained(report, "denoiser", "DIR", model, 64)
   del config
+
+
+def test_the_entry_of_a_ddpmpp_level_is_new_when_grown():
+  for name, size, outside in (
+    ("params/encoder_64_down/conv0/kernel", 64, True),
+    ("params/encoder_32_down/conv0/kernel", 64, False),
+    ("params/decoder_128_block0/conv0/kernel", 64, True),
+    ("params/decoder_64_up/conv0/kernel", 64, False),
+  ):
+    assert warm_start._is_outside(name, size) == outside, name
 
 
 def test_shapes_that_no_rule_explains_are_refused():
