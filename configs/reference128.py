@@ -8,7 +8,7 @@ from configs import base
 
 _SCENES = 2212  # 90 % of cars_train
 _BATCH = 32  # 16 micro-batches of 2
-_STEPS_PER_EPOCH = _SCENES // _BATCH
+STEPS_PER_EPOCH = _SCENES // _BATCH
 
 
 def get_config():
@@ -26,13 +26,13 @@ def get_config():
 
   config.objective.rgb_input = 0.01
   config.objective.first_view_world = True
-  # It meant 0.2, but compares the wrong way round.
-  config.objective.augmentation = 0.8
+  # It meant 0.2, but in effect warps whatever it trains the denoiser on.
+  config.objective.augmentation = 1.0
   config.train.batch_size = _BATCH
-  config.train.steps = 2180 * _STEPS_PER_EPOCH
+  config.train.steps = 2180 * STEPS_PER_EPOCH
   config.optimizer.warmup = 0
   config.optimizer.schedule = "cosine_restarts"
-  config.optimizer.period = 400 * _STEPS_PER_EPOCH
+  config.optimizer.period = 400 * STEPS_PER_EPOCH
   # It sums the gradients of 16 micro-batches, clips the sum to norm 1 and adds
   # 1e-8 to the root of its square; ours is their mean.
   config.optimizer.clip_norm = 1.0 / 16

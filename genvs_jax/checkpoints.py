@@ -86,7 +86,11 @@ class Checkpointer:
     )["state"]
 
   def restore_some(self, step: int, abstract: dict[str, Any]) -> dict:
-    """Parts of the state of `step`, by field, without reading the others."""
+    """Parts of the state of `step`, by field, without reading the others.
+
+    Raises:
+      CheckpointError: if the checkpoint lacks some of their leaves.
+    """
     folder = self._manager.directory / str(step) / "state"
     arguments = ocp.args.PyTreeRestore(
       item=abstract,
@@ -94,7 +98,20 @@ class Checkpointer:
       partial_restore=True,
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      return reader.restore(folder, args=arguments)
+      restored = reader.restore(folder, args=arguments)
+    # Orbax hands the abstract leaf back where it finds nothing.
+    missing = [
+      jax.tree_util.keystr(path)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
+      if not isinstance(leaf, jax.Array)
+    ]
+    if missing:
+      raise CheckpointError(
+        f"checkpoint {folder.parent} lacks {len(missing)} leaves that its own"
+        f" config describes, the first {missing[0]}: it is damaged or was"
+        " written by another version"
+      )
+    return restored
 
   def read_config(self, step: int) -> ml_collections.ConfigDict:
     """The config that the checkpoint was trained with."""

@@ -52,8 +52,11 @@ def double_aligned(images: jax.Array) -> jax.Array:
   def matrix(count: int) -> jax.Array:
     at = np.arange(2 * count) * (count - 1) / (2 * count - 1)
     distance = np.abs(at[:, None] - np.arange(count))
-    return jnp.asarray(np.maximum(1 - distance, 0), images.dtype)
+    return jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
 
   height, width = images.shape[-3:-1]
-  rows = jnp.einsum("yh,...hwc->...ywc", matrix(height), images)
-  return jnp.einsum("xw,...ywc->...yxc", matrix(width), rows)
+  highest = jax.lax.Precision.HIGHEST
+  x = images.astype(jnp.float32)
+  x = jnp.einsum("yh,...hwc->...ywc", matrix(height), x, precision=highest)
+  x = jnp.einsum("xw,...ywc->...yxc", matrix(width), x, precision=highest)
+  return x.astype(images.dtype)

@@ -8,6 +8,7 @@
 `pipeline.render_features`, `pipeline.denoise` and `draw` as it is.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -50,14 +51,14 @@ def load(
   """
   train_state.check_weights(weights)
   checkpointer, step = checkpoints.open_existing(path, step)
-  config = checkpointer.read_config(step)
-  model = pipeline.build_model(config)
-  state = jax.eval_shape(lambda: train_state.init_state(config, model))
-  wanted = {weights: getattr(state, weights), "buffers": state.buffers}
-  everywhere = sharding.replicated(sharding.make_mesh())
-  restored = checkpointer.restore_some(
-    step, checkpoints.abstract_like(wanted, everywhere)
-  )
-  checkpointer.close()
+  with contextlib.closing(checkpointer):
+    config = checkpointer.read_config(step)
+    model = pipeline.build_model(config)
+    state = jax.eval_shape(lambda: train_state.init_state(config, model))
+    wanted = {weights: getattr(state, weights), "buffers": state.buffers}
+    everywhere = sharding.replicated(sharding.make_mesh())
+    restored = checkpointer.restore_some(
+      step, checkpoints.abstract_like(wanted, everywhere)
+    )
   variables = pipeline.join_variables(restored[weights], restored["buffers"])
   return Pretrained(config, model, variables, step)

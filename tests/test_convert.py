@@ -11,6 +11,7 @@ import optax
 import pytest
 import torch_checkpoints
 
+from configs import cars64
 from configs import debug
 from configs import reference64
 from configs import reference128_dlv3
@@ -43,7 +44,8 @@ def tiny(config):
   config.model.denoiser.depths = (1, 2, 2)
   config.model.denoiser.attention = (False, False, True)
   config.model.denoiser.embedding = 10
-  config.rendering = small.rendering
+  for name in ("size", "coarse_samples", "fine_samples", "rays_per_chunk"):
+    config.rendering[name] = small.rendering[name]
   return config
 
 
@@ -157,22 +159,36 @@ def test_everything_wrong_is_listed_and_nothing_written(reference, tmp_path):
 
 
 def test_shapes_of_no_network_are_one_sentence(reference, tmp_path):
-  """Every tensor flattened, one at a time: never anything but ConvertError."""
+  """Tensors of every kind flattened, one at a time: only ConvertError."""
   config, content, _ = reference
-  keys = [
-    k for k in content["model"] if not k.startswith("ddpm_pipeline.model")
+  others = ("ddpm_pipeline.model", "num_batches")  # aliases; counters, unread
+  own = [
+    key for key in content["model"] if not any(other in key for other in others)
   ]
-  for key in keys[:: len(keys) // 25]:
+  kinds = (".kernel", "aabb_train", "mapping.0.weight", "running_var")
+  keys = [next(key for key in own if kind in key) for kind in kinds]
+  for key in [*keys, *own[:: len(own) // 25]]:
     tensors = dict(content["model"])
-    if tensors[key].ndim < 2:
-      continue
-    tensors[key] = tensors[key].reshape(-1)
+    tensors[key] = np.concatenate([tensors[key].reshape(-1)] * 2)
     with pytest.raises(convert.ConvertError, match=r"FILE\.pt"):
       file = convert.from_content({"model": tensors}, "FILE.pt")
       broken = config.copy_and_resolve_references()
       broken.update_from_flattened_dict(file.found.fields)
       convert.convert(file, broken, str(tmp_path))
   assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_the_weights_mean_overrides_another_config(reference):
+  """A config of our own has the same shapes, but another frustum and field."""
+  config, content, _ = reference
+  wrong = tiny(cars64.get_config())
+  fields = convert.from_content(content, "FILE.pt").found.fields
+  wrong.update_from_flattened_dict(fields)
+  for section in ("frustum", "model"):
+    ours, theirs = wrong[section].to_dict(), config[section].to_dict()
+    for value in (ours, theirs):
+      value.pop("near", None), value.pop("far", None), value.pop("resize", None)
+    assert ours == theirs
 
 
 def test_a_folder_with_checkpoints_is_left_alone(reference, tmp_path):
@@ -255,7 +271,7 @@ def test_files_of_other_networks_are_refused():
   } | {"conv1.weight": np.zeros((4, 3, 7, 7), "f4")}
   for content, expected in (
     ({"a.weight": np.zeros(3)}, "holds 1 tensors of no known network"),
-    (resnet50, "bottleneck blocks, expected ResNet34"),
+    (resnet50, "bottleneck blocks, expected ResNet34's"),
     ([1, 2], "holds a list, expected a state_dict"),
     ({"a": np.zeros(3), "b": "text"}, "mixes tensors with other values"),
     ({"input_unet.layers.0.0.weight": np.zeros(3)}, "lacks its radiance"),
@@ -339,10 +355,21 @@ def test_hostile_and_damaged_files_do_no_harm(tmp_path):
   for name, data in (
     ("truncated.pt", whole.read_bytes()[:2000]),
     ("text.pt", b"not a checkpoint"),
+    ("tuple.pt", b"this is no checkpoint"),
+    ("stop.pt", b"."),
     ("empty.pt", b""),
   ):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(convert.ConvertError, match=f"{name}.*damaged"):
+      convert.open_file(str(tmp_path / name))
+  cyclic: dict = {"a": torch.zeros(1)}
+  cyclic["self"] = cyclic
+  for name, content in (
+    ("cyclic.pt", cyclic),
+    ("float8.pt", {"a": torch.zeros(2).to(torch.float8_e4m3fn)}),
+  ):
+    torch.save(content, tmp_path / name)
+    with pytest.raises(convert.ConvertError, match=name):
       convert.open_file(str(tmp_path / name))
   with pytest.raises(convert.ConvertError, match="is no file"):
     convert.open_file(str(tmp_path / "missing.pt"))

@@ -18,6 +18,5 @@ def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
   assert views.sample.shape == views.rgb.shape == (1, 2, size, size, 3)
   assert views.depth.shape == views.opacity.shape == (1, 2, size, size)
   assert 0 <= views.sample.min() <= views.sample.max() <= 1
-  # A view drawn alone equals the same view drawn beside another.
   features = names["features"]
   assert np.isfinite(features).all() and features.shape[1:3] == (size, size)

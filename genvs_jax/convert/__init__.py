@@ -9,6 +9,7 @@ tensor fills which leaf, `layouts` how, `variables` checks that nothing is
 missing or left over. Here they meet, and the rest of the state is made up.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 from typing import NamedTuple
@@ -17,9 +18,10 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from etils import epath
 
 from genvs_jax import checkpoints
-from genvs_jax import optimizers
+from genvs_jax import objectives
 from genvs_jax import pipeline
 from genvs_jax import train_state
 from genvs_jax.convert import recognize
@@ -109,23 +111,22 @@ def convert(
     ConvertError: if anything is missing, misshapen or left over; nothing is
       written then.
   """
-  model = pipeline.build_model(config)
-  filled = variables_module.fill(model, file.tensors, file.found, file.path)
-  averaged = filled
-  if file.ema is not None:
-    averaged = variables_module.fill(model, file.ema, file.found, file.path)
-  moments = _moments(file, filled) if keep_optimizer else None
-  checkpointer = checkpoints.Checkpointer(
-    f"{output}/{checkpoints.FOLDER}", keep_latest=2, keep_every=1
-  )
-  if checkpointer.latest_step() is not None:
-    checkpointer.close()
+  folder = epath.Path(output) / checkpoints.FOLDER
+  if folder.exists():
     raise ConvertError(
       f"{output} already holds checkpoints, expected an empty or new folder"
     )
+  model = pipeline.build_model(config)
+  parts = objectives.PARTS[config.objective.name]
+  filled, averaged = (
+    variables_module.fill(model, parts, tensors, file.found, file.path)
+    for tensors in (file.tensors, file.ema or file.tensors)
+  )
+  moments = _moments(file, filled) if keep_optimizer else None
   state = _state(config, model, filled, averaged, moments)
-  checkpointer.save(0, state, checkpoints.config_to_dict(config))
-  checkpointer.close()
+  saver = checkpoints.Checkpointer(str(folder))
+  with contextlib.closing(saver):
+    saver.save(0, state, checkpoints.config_to_dict(config))
   return _report(file, filled)
 
 
@@ -160,10 +161,16 @@ def _moments(file: File, filled: variables_module.Filled) -> _Moments:
     ConvertError: if the file has none, or one of another model.
   """
   state = (file.optimizer or {}).get("state")
-  if not state:
+  if not isinstance(state, dict) or not state:
     raise ConvertError(
       f"{file.path} holds no optimizer state, expected one under 'optim'"
       " (--keep_optimizer was given)"
+    )
+  adam = {"step", "exp_avg", "exp_avg_sq"}
+  if filled.fresh or not all(adam <= set(entry) for entry in state.values()):
+    raise ConvertError(
+      f"{file.path} holds optimizer state that is not Adam's for a whole model:"
+      " convert without --keep_optimizer"
     )
   # Frozen norms and frequencies are buffers there too, and take no number.
   trained = {
@@ -213,9 +220,9 @@ def _state(
     ema_variables = _merge(initial, ema_variables)
   params, buffers = pipeline.split_variables(variables)
   ema, _ = pipeline.split_variables(ema_variables)
-  optimizer = optimizers.build_optimizer(config)
+  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
   opt_state = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, params)
+    lambda x: np.zeros(x.shape, x.dtype), abstract.opt_state
   )
   if moments is not None:
     opt_state = _with_moments(opt_state, moments)

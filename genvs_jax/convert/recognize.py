@@ -10,8 +10,33 @@ Tensors = torch_file.Tensors
 
 _BRANCHES = {"input_unet.layers.": "main", "input_unet.encoder.": "dlv3"}
 _PIPELINE = "ddpm_pipeline.inner_model.inner_model."
-# Two levels above the smallest map of the reference's networks.
-_SMALLEST_MAP = 8
+_SMALLEST_MAP = 8  # pixels, in all of the reference's denoisers
+# What the reference's weights mean beyond their shapes.
+_REFERENCE_MEANING = {
+  "model.image_range": (0.0, 1.0),
+  "model.field.depth": 1,
+  "model.field.skip": False,
+  "model.field.aggregate": "after",
+  "model.field.activation": "softplus",
+  "model.field.density_activation": "softplus",
+  "model.field.feature_activation": "sigmoid",
+  "frustum.kind": "unit_cube",
+  "frustum.min_near": 0.5,
+  "frustum.flip_input": True,
+  "rendering.upsampling": "nearest",
+  "diffusion.sigma_data": 0.5,
+  "diffusion.unconditional": "uniform",
+}
+_ENCODERS = {
+  "main": {
+    "model.encoder.name": "resnet34_unet",
+    "model.encoder.norm": "batch",
+  },
+  "dlv3": {
+    "model.encoder.name": "deeplabv3plus",
+    "model.encoder.norm": "frozen",
+  },
+}
 
 
 class Checkpoint(NamedTuple):
@@ -21,12 +46,16 @@ class Checkpoint(NamedTuple):
     kind: "main" or "dlv3" (whole models of the reference's branches),
       "image_v1" or "ddpmpp" (a denoiser alone), "resnet34" (ImageNet).
     prefixes: {part: what stands before its keys}.
-    fields: fields of the config that follow from keys and shapes.
+    fields: fields of the config that follow from what the file is and from
+      its shapes.
+    image_size: in pixels, guessed from the number of levels; None if the file
+      has no denoiser.
   """
 
   kind: str
   prefixes: dict[str, str]
   fields: dict[str, Any]
+  image_size: int | None
 
 
 def recognize(tensors: Tensors, path: str) -> Checkpoint:
@@ -54,11 +83,12 @@ def _recognize(tensors: Tensors, path: str) -> Checkpoint:
   denoiser = _prefix(tensors, "timestep_embed.weight")
   if denoiser is not None:
     fields = _image_v1_fields(tensors, denoiser)
-    return Checkpoint("image_v1", {"denoiser": denoiser}, fields)
+    size = _guess_size(fields)
+    return Checkpoint("image_v1", {"denoiser": denoiser}, fields, size)
   denoiser = _prefix(tensors, "map_layer0.weight")
   if denoiser is not None:
-    fields = _ddpmpp_fields(tensors, denoiser)
-    return Checkpoint("ddpmpp", {"denoiser": denoiser}, fields)
+    fields, size = _ddpmpp_fields(tensors, denoiser)
+    return Checkpoint("ddpmpp", {"denoiser": denoiser}, fields, size)
   trunk = _prefix(tensors, "layer1.0.conv1.weight")
   if trunk is not None:
     return _resnet34(tensors, trunk, path)
@@ -92,6 +122,8 @@ def _reference(tensors: Tensors, branch: str, path: str) -> Checkpoint:
     )
   channels = hidden.shape[1]
   fields = {
+    **_REFERENCE_MEANING,
+    **_ENCODERS[branch],
     "model.volume_channels": channels,
     "model.depth_planes": head.shape[0] // channels,
     "model.feature_channels": out.shape[0] - 1,
@@ -111,7 +143,7 @@ def _reference(tensors: Tensors, branch: str, path: str) -> Checkpoint:
     "field": "nerf.",
     "denoiser": _PIPELINE,
   }
-  return Checkpoint(branch, prefixes, fields)
+  return Checkpoint(branch, prefixes, fields, _guess_size(fields))
 
 
 def _stage_sizes(tensors: Tensors, pattern: str) -> tuple[int, ...]:
@@ -140,7 +172,6 @@ def _image_v1_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
     raise ValueError("the denoiser has no levels")
   frequencies = tensors[f"{prefix}timestep_embed.weight"]
   return {
-    "model.image_size": _SMALLEST_MAP * 2 ** (len(channels) - 1),
     "model.denoiser.name": "image_v1",
     "model.denoiser.channels": tuple(channels),
     "model.denoiser.depths": tuple(depths),
@@ -149,7 +180,11 @@ def _image_v1_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
   }
 
 
-def _ddpmpp_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
+def _guess_size(fields: dict[str, Any]) -> int:
+  return _SMALLEST_MAP * 2 ** (len(fields["model.denoiser.channels"]) - 1)
+
+
+def _ddpmpp_fields(tensors: Tensors, prefix: str) -> tuple[dict[str, Any], int]:
   pattern = re.compile(
     re.escape(prefix) + r"enc\.(\d+)x\d+_block(\d+)\.(conv1|qkv)\.weight"
   )
@@ -165,8 +200,7 @@ def _ddpmpp_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
       level["depth"] += 1
       level["width"] = tensor.shape[0]
   ordered = [levels[size] for size in sorted(levels, reverse=True)]
-  return {
-    "model.image_size": max(levels),
+  fields = {
     "model.denoiser.name": "ddpmpp",
     "model.denoiser.channels": tuple(level["width"] for level in ordered),
     "model.denoiser.depths": tuple(level["depth"] for level in ordered),
@@ -174,6 +208,7 @@ def _ddpmpp_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
     "model.denoiser.embedding": tensors[f"{prefix}map_layer0.weight"].shape[0],
     "model.denoiser.augmentation": f"{prefix}map_augment.weight" in tensors,
   }
+  return fields, max(levels)
 
 
 def _resnet34(tensors: Tensors, prefix: str, path: str) -> Checkpoint:
@@ -183,11 +218,11 @@ def _resnet34(tensors: Tensors, prefix: str, path: str) -> Checkpoint:
   if len(sizes) != 4 or deeper:
     blocks = "bottleneck" if deeper else "basic"
     raise torch_file.ConvertError(
-      f"{path} is a ResNet with {sizes} {blocks} blocks, expected ResNet34:"
-      " (3, 4, 6, 3) basic blocks"
+      f"{path} is a ResNet with {sizes} {blocks} blocks, expected ResNet34's:"
+      " four stages of basic blocks, (3, 4, 6, 3)"
     )
   fields = {
     "model.encoder.stage_sizes": sizes,
     "model.encoder.trunk_width": tensors[f"{prefix}conv1.weight"].shape[0],
   }
-  return Checkpoint("resnet34", {"encoder": prefix}, fields)
+  return Checkpoint("resnet34", {"encoder": prefix}, fields, None)

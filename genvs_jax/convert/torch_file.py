@@ -52,19 +52,21 @@ def read(path: str) -> Any:
       if "mmap can only be used" not in str(error):
         raise
       content = torch.load(path, **options)  # the format before PyTorch 1.6
+    return _to_numpy(content, torch, path)
+  except ConvertError:
+    raise
   except pickle.UnpicklingError as error:
     raise ConvertError(
       f"{path} holds more than tensors and plain containers, or is damaged:"
       " nothing in it was run; expected a state_dict written by torch.save"
       f" ({_first_line(error)})"
     ) from error
-  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+  except Exception as error:  # of any kind: the unpickler trusts its input
     raise ConvertError(
       f"{path} ({os.path.getsize(path)} bytes) is damaged or no PyTorch file:"
       f" expected an undamaged file written by torch.save"
       f" ({_first_line(error)})"
     ) from error
-  return _to_numpy(content, torch, path)
 
 
 def _to_numpy(value: Any, torch, path: str) -> Any:

@@ -26,8 +26,8 @@ _EXPLAINED = (
   (r".*u_net\..*\.kernel", "the resampling filter [1,3,3,1], compared"),
   (r".*resample_filter", "the resampling filter [1,1], compared"),
   (r"nerf\.aabb_(train|infer)", "the cube [-1,1]^3, compared"),
-  (r"(.*\.)?fc\.(weight|bias)", "ImageNet's classifier"),
 )
+_CLASSIFIER = (r"(.*\.)?fc\.(weight|bias)", "ImageNet's classifier")
 _ALIAS, _ORIGINAL = "ddpm_pipeline.model.", "ddpm_pipeline."
 
 
@@ -61,17 +61,25 @@ class Filled(NamedTuple):
 
 def fill(
   model: pipeline.Model,
+  parts: tuple[str, ...],
   tensors: Tensors,
   found: recognize.Checkpoint,
   path: str,
 ) -> Filled:
   """Fills every leaf of the parts that the file holds.
 
+  Args:
+    model: that the file is taken for.
+    parts: that a state of it has.
+    tensors: of the file.
+    found: what they were recognised as.
+    path: of the file, for messages.
+
   Raises:
     ConvertError: with the list of all missing, misshapen and unknown tensors.
   """
   try:
-    shapes = leaf_shapes(model)
+    shapes = leaf_shapes(model, parts)
   except (TypeError, ValueError, ZeroDivisionError) as error:
     raise torch_file.ConvertError(
       f"{path} has tensors whose shapes describe no model that can be built"
@@ -81,6 +89,9 @@ def fill(
   used: dict[str, Use] = {}
   problems, widened, filled = [], [], collections.Counter()
   for part, prefix in found.prefixes.items():
+    if part not in shapes:
+      problems.append(f"the config has no place for its {part}")
+      continue
     for leaf, source in _sources(shapes[part], found.kind, part, model).items():
       key = prefix + source.key
       tensor = tensors.get(key)
@@ -103,7 +114,10 @@ def fill(
       put(variables, (part, *leaf), value)
       used[key] = Use(part, leaf, source.layout, value.size)
       filled[part] += 1
-  explained, unknown = _explain(tensors, set(used), problems)
+  explanations = _EXPLAINED
+  if found.kind == "resnet34":
+    explanations += (_CLASSIFIER,)
+  explained, unknown = _explain(tensors, set(used), explanations, problems)
   problems += [f"{key} belongs to no leaf" for key in unknown]
   if problems:
     shown = "\n  ".join(problems[:20])
@@ -115,10 +129,12 @@ def fill(
   return Filled(variables, used, explained, widened, fresh)
 
 
-def leaf_shapes(model: pipeline.Model) -> dict[str, names.Leaves]:
+def leaf_shapes(
+  model: pipeline.Model, parts: tuple[str, ...] = pipeline.PARTS
+) -> dict[str, names.Leaves]:
   """{part: {path: shape}} of a model's variables."""
   abstract = jax.eval_shape(
-    lambda: pipeline.init_variables(model, jax.random.key(0))
+    lambda: pipeline.init_variables(model, jax.random.key(0), parts)
   )
   shapes: dict[str, names.Leaves] = {}
   for part, tree in abstract.items():
@@ -160,7 +176,10 @@ def _is_narrow_input(leaf: names.Path, shape: tuple, there: tuple) -> bool:
 
 
 def _explain(
-  tensors: Tensors, used: set[str], problems: list[str]
+  tensors: Tensors,
+  used: set[str],
+  explanations: tuple[tuple[str, str], ...],
+  problems: list[str],
 ) -> tuple[dict[str, int], list[str]]:
   """Reasons for unread tensors with their counts, and those without one.
 
@@ -169,14 +188,15 @@ def _explain(
   explained: dict[str, int] = {}
   unknown = []
   for key in sorted(set(tensors) - used):
-    reasons = [why for what, why in _EXPLAINED if re.fullmatch(what, key)]
+    reasons = [why for what, why in explanations if re.fullmatch(what, key)]
     if not reasons:
       unknown.append(key)
       continue
     explained[reasons[0]] = explained.get(reasons[0], 0) + 1
     expected = _expected(key, tensors)
-    if expected is not None and not np.allclose(
-      tensors[key], expected, atol=1e-6
+    if expected is not None and not (
+      tensors[key].shape == expected.shape
+      and np.allclose(tensors[key], expected, atol=1e-6)
     ):
       problems.append(f"{key} is not what it is taken for: {reasons[0]}")
   return explained, unknown
@@ -186,9 +206,8 @@ def _expected(key: str, tensors: Tensors) -> np.ndarray | None:
   """What an unread tensor must hold, None if that does not matter."""
   value = tensors[key]
   if key.startswith(_ALIAS):
-    original = tensors.get(_ORIGINAL + key.removeprefix(_ALIAS))
-    fits = original is not None and original.shape == value.shape
-    return original if fits else np.full_like(value, np.nan)
+    nothing = np.zeros((0,) * (value.ndim + 1))  # of a shape that never fits
+    return tensors.get(_ORIGINAL + key.removeprefix(_ALIAS), nothing)
   if key.endswith(".kernel"):
     gain = 8 if ".d_blocks." in key else 4
     taps = np.array([1, 3, 3, 1]) / gain

@@ -9,6 +9,7 @@ import optax
 import pytest
 from PIL import Image
 
+from configs import reference128
 from genvs_jax import camera_paths
 from genvs_jax import cameras
 from genvs_jax import data
@@ -151,6 +152,29 @@ def test_adamw_clip_and_cosine_restarts(golden):
     size = max(1.0, np.abs(arrays[f"p{i}_init"]).max())
     arrays.check(f"p{i}_after", np.stack(after[part]), "parameter", scale=size)
   arrays.check("grad_norms", np.array(norms), "network")
+
+
+def test_the_mean_of_the_batch_trains_as_the_sum_of_16_micro_batches(golden):
+  """`configs/reference128.py` clips and rounds for means, not for sums."""
+  arrays = golden("optimiser")
+  options = reference128.get_config().optimizer
+  summed, mean = optimizer_config(), optimizer_config()
+  for config in (summed, mean):
+    config.optimizer.update(
+      encoder_rate=1e-4, field_rate=2e-4, denoiser_rate=2e-4
+    )
+  mean.optimizer.clip_norm, mean.optimizer.eps = options.clip_norm, options.eps
+  results = []
+  for config, scale in ((summed, 1.0), (mean, 1 / 16)):
+    optimizer = optimizers.build_optimizer(config)
+    params = {"encoder": jnp.asarray(arrays["p0_init"])}
+    state = optimizer.init(params)
+    for micro in arrays["g0"]:
+      grads = {"encoder": micro.sum(0) * scale}
+      updates, state = optimizer.update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+    results.append(params["encoder"])
+  np.testing.assert_allclose(results[0], results[1], atol=5e-7)
 
 
 def test_srn_poses_and_intrinsics(golden):
