@@ -238,12 +238,18 @@ def sample_turntable(
   chosen = _evenly(len(frames), 8)
   shown = [frames[i] for i in chosen]
   near, far = distance - 0.5, distance + 0.5
+  # A model without a denoiser has renders alone, and films those.
+  row_of_samples = (
+    [("samples", [samples[i] for i in chosen])]
+    if "denoiser" in variables
+    else []
+  )
   pictures.save_png(
     files["sheet"],
     pictures.sheet(
       [
         ("input", [decoded["images"][0]]),
-        ("samples", [samples[i] for i in chosen]),
+        *row_of_samples,
         ("RGB render", [pictures.to_uint8(f.rgb) for f in shown]),
         ("depth", [_depth_picture(f, near, far) for f in shown]),
         ("opacity", [pictures.to_uint8(f.opacity) for f in shown]),
