@@ -5,16 +5,17 @@ object's mask; means over views, then over scenes, then over seeds.
 """
 
 import json
-import pathlib
 import time
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
 from genvs_jax import camera_paths
 from genvs_jax import data
+from genvs_jax import files
 from genvs_jax import metrics
 from genvs_jax import pictures
 from genvs_jax import synthesis
@@ -128,10 +129,9 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
   results["scenes"] = count
   results["views"] = count * targets
   shown = min(count, 4)
-  folder = pathlib.Path(workdir) / "samples"
-  folder.mkdir(parents=True, exist_ok=True)
   pictures.save_png(
-    folder / f"{options.split}_sheet.png", _sheet(test, scored[0], shown)
+    epath.Path(workdir) / "samples" / f"{options.split}_sheet.png",
+    _sheet(test, scored[0], shown),
   )
   return results
 
@@ -180,15 +180,12 @@ def table(results: dict[str, float | None]) -> str:
 
 def write_results(
   workdir: str, results: dict, step: int, started: float
-) -> pathlib.Path:
+) -> epath.Path:
   """Writes results.json; `started` is the command's `time.monotonic()`."""
-  path = pathlib.Path(workdir) / RESULTS_FILE
   seconds = time.monotonic() - started
   content = {**results, "steps": step, "seconds": round(seconds, 1)}
-  part = path.with_suffix(".part")
-  part.write_text(json.dumps(content, indent=2) + "\n")
-  part.rename(path)
-  return path
+  text = json.dumps(content, indent=2) + "\n"
+  return files.write_whole(epath.Path(workdir) / RESULTS_FILE, text.encode())
 
 
 def _score(image: np.ndarray, test: TestViews, mask) -> float:

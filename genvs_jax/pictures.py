@@ -1,13 +1,18 @@
 """Sheets, GIFs and films from arrays; images here are u8 [H,W,3]."""
 
+import io
 import pathlib
+import tempfile
 import warnings
 from collections.abc import Sequence
 
 import imageio_ffmpeg
 import numpy as np
+from etils import epath
 from PIL import Image
 from PIL import ImageDraw
+
+from genvs_jax import files
 
 _MIN_TILE = 96  # pixels; smaller pictures are enlarged on sheets and in films
 _LABEL_WIDTH = 84
@@ -54,43 +59,49 @@ def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
   return np.asarray(canvas)
 
 
-def save_png(path: pathlib.Path, image: np.ndarray) -> None:
-  """Writes u8 [H,W,3]; the file appears whole or not at all."""
-  part = path.with_suffix(".part.png")
-  Image.fromarray(image).save(part)
-  part.rename(path)
+def save_png(path: epath.Path, image: np.ndarray) -> None:
+  """Writes u8 [H,W,3]."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="PNG")
+  files.write_whole(path, buffer.getvalue())
 
 
 def save_gif(
-  path: pathlib.Path, frames: Sequence[np.ndarray], fps: float
+  path: epath.Path, frames: Sequence[np.ndarray], fps: float
 ) -> None:
   """An endless GIF."""
   size = _film_size(frames[0])
   first, *rest = [_enlarge(frame, size) for frame in frames]
+  buffer = io.BytesIO()
   first.save(
-    path,
+    buffer,
+    format="GIF",
     save_all=True,
     append_images=rest,
     duration=round(1000 / fps),
     loop=0,
   )
+  files.write_whole(path, buffer.getvalue())
 
 
 def save_mp4(
-  path: pathlib.Path, frames: Sequence[np.ndarray], fps: float
+  path: epath.Path, frames: Sequence[np.ndarray], fps: float
 ) -> None:
   """H.264 that browsers play."""
   size = _film_size(frames[0])
-  writer = imageio_ffmpeg.write_frames(
-    str(path), (size, size), fps=fps, quality=8, ffmpeg_log_level="error"
-  )
-  with warnings.catch_warnings():
-    # JAX warns of any fork; this one starts ffmpeg at once.
-    warnings.filterwarnings("ignore", message=r"os\.fork\(\)")
-    writer.send(None)
-  for frame in frames:
-    writer.send(np.ascontiguousarray(_enlarge(frame, size)).tobytes())
-  writer.close()
+  with tempfile.TemporaryDirectory() as folder:
+    film = pathlib.Path(folder) / "film.mp4"
+    writer = imageio_ffmpeg.write_frames(
+      str(film), (size, size), fps=fps, quality=8, ffmpeg_log_level="error"
+    )
+    with warnings.catch_warnings():
+      # JAX warns of any fork; this one starts ffmpeg at once.
+      warnings.filterwarnings("ignore", message=r"os\.fork\(\)")
+      writer.send(None)
+    for frame in frames:
+      writer.send(np.ascontiguousarray(_enlarge(frame, size)).tobytes())
+    writer.close()
+    files.write_whole(path, film.read_bytes())
 
 
 def _film_size(frame: np.ndarray) -> int:

@@ -4,7 +4,6 @@
 during training, the score table, and turntables.
 """
 
-import pathlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from etils import epath
 
 from genvs_jax import camera_paths
 from genvs_jax import data
@@ -52,7 +52,7 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
   draw = _build_sampler(config, model)
 
   def synthesize(variables, batch, poses, keys) -> Views:
-    features, views = _render(model, variables, batch, poses)
+    features, views = render_views(model, variables, batch, poses)
     flat = features.reshape(-1, *features.shape[2:])
     drawn = draw(variables, flat, keys.reshape(-1))
     drawn = drawn.reshape(*poses.shape[:2], *drawn.shape[1:])
@@ -67,12 +67,10 @@ def build_unconditional(config, model: pipeline.Model) -> Callable:
   shape = (model.image_size, model.image_size, model.denoiser_features)
 
   def synthesize(variables, keys) -> jax.Array:
-    def nothing(key):
-      return pipeline.unconditional_features(model, key, shape)
-
     # Sampling folds 0, 1, .. into the keys; this number is never reached.
     apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1)
-    return draw(variables, jax.vmap(nothing)(apart), keys)
+    nothing = pipeline.unconditional_features(model, apart, (len(keys), *shape))
+    return draw(variables, nothing, keys)
 
   return jax.jit(synthesize)
 
@@ -112,7 +110,9 @@ def _build_sampler(config, model: pipeline.Model) -> Callable:
 def build_render(model: pipeline.Model) -> Callable[..., Views]:
   """The jitted (variables, batch, poses) -> Views without samples."""
   return jax.jit(
-    lambda variables, batch, poses: _render(model, variables, batch, poses)[1]
+    lambda variables, batch, poses: render_views(
+      model, variables, batch, poses
+    )[1]
   )
 
 
@@ -181,7 +181,7 @@ def rollout(
 
 def sample_turntable(
   config, model, variables, workdir: str
-) -> dict[str, pathlib.Path]:
+) -> dict[str, epath.Path]:
   """Draws a turntable of one scene and writes a film, a GIF and a sheet.
 
   Args:
@@ -223,8 +223,7 @@ def sample_turntable(
     logging.log_every_n_seconds(
       logging.INFO, "drew %d of %d frames", 10, len(frames), options.frames
     )
-  folder = pathlib.Path(workdir) / "samples"
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = epath.Path(workdir) / "samples"
   name = f"{options.split}_{options.scene:04d}"
   drawn = [f.rgb if f.sample is None else f.sample for f in frames]
   samples = [pictures.to_uint8(picture) for picture in drawn]
@@ -265,12 +264,11 @@ def unconditional_sheet(pictures_drawn) -> np.ndarray:
   return pictures.sheet([("unconditional", row)])
 
 
-def _sample_unconditional(config, model, variables, workdir) -> pathlib.Path:
+def _sample_unconditional(config, model, variables, workdir) -> epath.Path:
   """Draws eight pictures of any objects; returns the sheet's path."""
   keys = jax.random.split(jax.random.key(config.seed), 8)
   drawn = build_unconditional(config, model)(variables, keys)
-  path = pathlib.Path(workdir) / "samples" / "unconditional.png"
-  path.parent.mkdir(parents=True, exist_ok=True)
+  path = epath.Path(workdir) / "samples" / "unconditional.png"
   pictures.save_png(path, unconditional_sheet(drawn))
   return path
 
@@ -304,7 +302,7 @@ def training_sheet(
   return pictures.sheet(rows)
 
 
-def _render(model, variables, batch, poses) -> tuple[jax.Array, Views]:
+def render_views(model, variables, batch, poses) -> tuple[jax.Array, Views]:
   """Feature images [B,Q,H,W,F] at the image's size, and views without
   samples."""
   inputs = encode_views(model, variables, batch)

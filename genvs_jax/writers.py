@@ -4,12 +4,18 @@
 import TensorFlow.
 """
 
+import contextlib
 import json
-import pathlib
+import math
+import tempfile
+from collections.abc import Iterator
 from collections.abc import Mapping
 
 import numpy as np
 import tensorboardX
+from etils import epath
+
+from genvs_jax import files
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -18,7 +24,8 @@ class Writer:
   """Writes into `workdir`; a resumed run continues its files.
 
   Args:
-    workdir: folder for metrics.jsonl and the event files.
+    workdir: folder for metrics.jsonl and the event files; in a bucket, they
+      are uploaded again at each flush.
     start_step: lines of later steps, left by a run that was cut off after its
       newest checkpoint, are dropped.
     active: False on all processes but one; then nothing is written.
@@ -28,21 +35,20 @@ class Writer:
     self._active = active
     if not active:
       return
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / METRICS_FILE
-    kept = []
-    if path.exists():
-      for line in path.read_text().splitlines():
-        try:
-          if json.loads(line)["step"] <= start_step:
-            kept.append(line + "\n")
-        except (ValueError, KeyError):
-          continue  # a line cut short by a kill
+    self._folder = epath.Path(workdir)
+    self._scratch = (
+      tempfile.TemporaryDirectory() if files.is_remote(workdir) else None
+    )
+    local = epath.Path(self._scratch.name if self._scratch else workdir)
+    local.mkdir(parents=True, exist_ok=True)
+    before = self._folder / METRICS_FILE
+    lines = before.read_text().splitlines() if before.exists() else []
+    kept = [f"{line}\n" for line in lines if _step(line) <= start_step]
+    path = local / METRICS_FILE
     path.write_text("".join(kept))
     self._lines = path.open("a")
     self._events = tensorboardX.SummaryWriter(
-      str(folder), purge_step=start_step + 1 if start_step else None
+      str(local), purge_step=start_step + 1 if start_step else None
     )
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -50,7 +56,8 @@ class Writer:
     if not self._active:
       return
     values = {name: float(value) for name, value in scalars.items()}
-    self._lines.write(json.dumps({"step": step, **values}) + "\n")
+    with _explained():
+      self._lines.write(json.dumps({"step": step, **values}) + "\n")
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
 
@@ -70,10 +77,41 @@ class Writer:
 
   def flush(self) -> None:
     if self._active:
-      self._lines.flush()
+      with _explained():
+        self._lines.flush()
       self._events.flush()
+      self._upload()
 
   def close(self) -> None:
     if self._active:
       self._lines.close()
       self._events.close()
+      self._upload()
+      if self._scratch:
+        self._scratch.cleanup()
+
+  def _upload(self) -> None:
+    """Copies the files of a remote workdir there; buckets know no appending."""
+    if self._scratch:
+      for path in epath.Path(self._scratch.name).iterdir():
+        files.write_whole(self._folder / path.name, path.read_bytes())
+
+
+def _step(line: str) -> float:
+  """The step of a line; never reached if a kill has cut the line short."""
+  try:
+    return json.loads(line)["step"]
+  except (ValueError, KeyError):
+    return math.inf
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+  """Says what could not be written when the disk is full."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(
+      f"{METRICS_FILE} could not be written ({error.strerror}): make room for"
+      " it and start the same command again"
+    ) from error

@@ -1,0 +1,26 @@
+"""Small files that appear whole or not at all, on disk and in buckets."""
+
+import os
+
+from etils import epath
+
+
+def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
+  """Writes a file, making its folder if missing.
+
+  On a disk it is written beside its place and moved there; an object in a
+  bucket appears at once when its upload is complete.
+  """
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  if is_remote(path):
+    path.write_bytes(content)
+    return path
+  part = path.with_name(f".{path.name}.part")
+  part.write_bytes(content)
+  return part.replace(path)
+
+
+def is_remote(path: os.PathLike | str) -> bool:
+  """Whether a path is in a bucket, such as gs://NAME/..."""
+  return "://" in os.fspath(path)
