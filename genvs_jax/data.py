@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import logging
 from PIL import Image
@@ -110,7 +111,44 @@ def load_split(config, workdir: str, split: str) -> Sequence[Record]:
       f" {split!r}, only {', '.join(builder.info.splits)}: its source held no"
       f" {split} scenes; prepare it from a source that does"
     )
-  return builder.as_data_source(split=split)
+  ids = (builder.info.metadata or {}).get("scene_ids", {}).get(split, ())
+  return _Records(
+    builder.as_data_source(split=split),
+    tuple(ids),
+    f"split {split} of {os.fspath(builder.data_dir)}",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records(Sequence):
+  """The records of a split; a damaged one is named.
+
+  Attributes:
+    source: TFDS's random access.
+    scene_ids: by record; empty for a dataset prepared without them.
+    place: where they are, for messages.
+  """
+
+  source: Sequence[Record]
+  scene_ids: tuple[str, ...]
+  place: str
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> Record:
+    try:
+      return self.source[index]
+    except IndexError:
+      raise
+    # TFDS and ArrayRecord stumble over damaged bytes in many ways.
+    except Exception as error:
+      scene = self.scene_ids[index] if self.scene_ids else "unknown"
+      raise ValueError(
+        f"record {index} (scene {scene}) in {self.place} cannot be read:"
+        f" {str(error).rstrip('.')}. The file is damaged: copy it again, or"
+        " delete the folder and prepare the dataset anew"
+      ) from error
 
 
 def check_bounds(config, records: Sequence[Record]) -> None:
@@ -152,7 +190,7 @@ def decode_views(
   Returns:
     `images` u8 [N,H,W,3], `poses` f32 [N,4,4], `intrinsics` f32 [4].
   """
-  images = [_decode_rgb(record["images"][i], image_size, resize) for i in views]
+  images = [_decode_rgb(record, i, image_size, resize) for i in views]
   height, width = (int(v) for v in record["image_size"])
   side = max(height, width)
   fx, fy, cx, cy = (float(v) for v in record["intrinsics"])
@@ -181,18 +219,37 @@ def decode_masks(
   return np.stack(masks)
 
 
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the global batches of training."""
+  count, size = config.train.batch_size, config.model.image_size
+  views = config.model.input_views + config.train.target_views
+  shapes = {
+    "images": ((count, views, size, size, 3), np.uint8),
+    "poses": ((count, views, 4, 4), np.float32),
+    "intrinsics": ((count, 4), np.float32),
+    "scene": ((count,), np.int32),
+  }
+  return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
+
+
 def train_batches(
   config,
   records: Sequence[Record],
   *,
   start_step: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """This process's share of batch `start_step` and all that follow.
+  """Batch `start_step` and all that follow.
+
+  Args:
+    config: data, model, train and seed are read from it.
+    records: of a split.
+    start_step: the first batch.
+    rows: examples of each batch that are wanted, by default all; the others
+      are not read.
 
   Yields:
-    batches as in `genvs_jax`, with B / process_count scenes.
+    batches as in `genvs_jax`, with as many scenes as rows.
   """
   views = config.model.input_views + config.train.target_views
   fewest = min(len(records[i]["poses"]) for i in range(min(len(records), 8)))
@@ -210,8 +267,9 @@ def train_batches(
     .repeat()
     .random_map(_PickViews(views, config.model.image_size, config.model.resize))
   )
+  size = config.train.batch_size
   share = _BatchShare(
-    endless, config.train.batch_size, process_index, process_count
+    endless, size, tuple(range(size) if rows is None else rows)
   )
   batches = grain.MapDataset.source(share)[start_step:].to_iter_dataset(
     grain.ReadOptions(
@@ -248,29 +306,31 @@ class _PickViews(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class _BatchShare:
-  """Element n is one process's part of batch n.
-
-  Processes take neighbouring records of a batch, not every n-th one, so that
-  the global batch has the same order for any number of them.
-  """
+  """Element n is some rows of batch n."""
 
   records: grain.MapDataset
   batch_size: int
-  process_index: int
-  process_count: int
+  rows: tuple[int, ...]
 
   def __len__(self) -> int:
     return sys.maxsize // self.batch_size
 
   def __getitem__(self, n: int) -> dict[str, np.ndarray]:
-    size = self.batch_size // self.process_count
-    first = n * self.batch_size + self.process_index * size
-    items = [self.records[first + i] for i in range(size)]
+    items = [self.records[n * self.batch_size + row] for row in self.rows]
     return {key: np.stack([item[key] for item in items]) for key in items[0]}
 
 
-def _decode_rgb(data: bytes, size: int, resize: str) -> np.ndarray:
-  image = Image.open(io.BytesIO(data))
+def _decode_rgb(
+  record: Record, view: int, size: int, resize: str
+) -> np.ndarray:
+  try:
+    image = Image.open(io.BytesIO(record["images"][view]))
+    image.load()
+  except OSError as error:
+    raise ValueError(
+      f"scene {record['scene_id'].decode()}, view {view}: {error}; the record"
+      " is damaged, prepare the dataset anew"
+    ) from error
   if image.mode != "RGB":
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")

@@ -1,6 +1,7 @@
 """Batches: their order, their content, and what is said when data lack."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def records(debug_config):
 
 def test_batches_hold_distinct_views_of_their_scene(debug_config, records):
   for batch in take(debug_config, records, 4):
-    assert batch["images"].shape == (4, 3, 32, 32, 3)
+    assert batch["images"].shape == (8, 3, 32, 32, 3)
     assert batch["images"].dtype == np.uint8
     for i, scene in enumerate(batch["scene"]):
       record = records[int(scene)]
@@ -73,14 +74,42 @@ def test_every_scene_comes_once_per_epoch_in_a_new_order(debug_config, records):
 def test_processes_share_the_batch_of_one(debug_config, records, processes):
   whole = take(debug_config, records, 3)
   shares = [
-    take(debug_config, records, 3, process_index=i, process_count=processes)
-    for i in range(processes)
+    take(debug_config, records, 3, rows=rows)
+    for rows in np.split(np.arange(8), processes)
   ]
   for n, batch in enumerate(whole):
     joined = {
       key: np.concatenate([share[n][key] for share in shares]) for key in batch
     }
     assert_equal(joined, batch)
+
+
+def test_a_process_reads_only_its_share(debug_config, records):
+  class Counting(Sequence):
+    def __init__(self):
+      self.read = 0
+
+    def __len__(self):
+      return len(records)
+
+    def __getitem__(self, index):
+      self.read += 1
+      return records[index]
+
+  debug_config.data.prefetch = debug_config.data.threads = 1
+  counts = []
+  for rows in (range(8), range(4, 6)):
+    counting = Counting()
+    batches = data.train_batches(
+      debug_config, counting, start_step=0, rows=rows
+    )
+    before = counting.read
+    for _ in range(10):
+      next(batches)
+    # At most the batches that were asked for and those made ahead.
+    assert counting.read - before <= 13 * len(rows)
+    counts.append(counting.read - before)
+  assert counts[1] <= counts[0] * 2 / 8 * 1.3
 
 
 def test_worker_processes_change_nothing(debug_config, records):

@@ -122,6 +122,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=__doc__,
       disable_shuffling=True,
+      # Scene ids by split in the order of the records: a damaged record can
+      # then be named.
+      metadata=tfds.core.MetadataDict(),
       features=tfds.features.FeaturesDict(
         {
           # PNG bytes; as plain bytes because TFDS can skip the decoding of an
@@ -165,6 +168,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           split,
           source,
         )
+    self.info.metadata["scene_ids"] = {
+      split: [folder.scene_id for folder in group]
+      for split, group in good.items()
+    }
     return {split: self._generate_examples(g) for split, g in good.items()}
 
   def _generate_examples(
