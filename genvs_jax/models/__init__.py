@@ -21,6 +21,7 @@ def build_encoder(config):
     trunk_width=encoder.trunk_width,
     stage_sizes=tuple(encoder.stage_sizes),
     norm=encoder.norm,
+    remat=encoder.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
 
@@ -51,6 +52,7 @@ def build_denoiser(config):
     attention=tuple(denoiser.attention),
     embedding=denoiser.embedding,
     dropout=denoiser.dropout,
+    remat=denoiser.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
 

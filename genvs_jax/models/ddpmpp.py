@@ -36,6 +36,7 @@ class DDPMpp(nn.Module):
       quarter as many channels.
     dropout: rate, single values.
     augmentation: whether it takes the augmentation vector.
+    remat: whether the backward pass computes blocks again.
     dtype: of the computation.
   """
 
@@ -45,6 +46,7 @@ class DDPMpp(nn.Module):
   embedding: int = 512
   dropout: float = 0.1
   augmentation: bool = False
+  remat: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -67,7 +69,7 @@ class DDPMpp(nn.Module):
 
     def block(x, name, width, resample="", attention=False):
       name = name.format(resolution)
-      return Block(
+      return layers.block(Block, self.remat, (3,))(
         width, resample, attention, self.dropout, self.dtype, name=name
       )(x, vector, train)
 

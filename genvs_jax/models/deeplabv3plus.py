@@ -115,6 +115,7 @@ class DeepLabV3Plus(nn.Module):
     stage_sizes: blocks per ResNet stage.
     norm: of the trunk, see `resnet34.ResNet34`; "frozen" is meant for
       statistics that come with ImageNet weights.
+    remat: whether the backward pass computes blocks again.
     dtype: of the computation; the volume has it too.
   """
 
@@ -123,6 +124,7 @@ class DeepLabV3Plus(nn.Module):
   trunk_width: int = 64
   stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
   norm: str = "frozen"
+  remat: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -140,17 +142,20 @@ class DeepLabV3Plus(nn.Module):
       self.stage_sizes,
       self.norm,
       output_stride=16,
+      remat=self.remat,
       dtype=self.dtype,
       name="trunk",
     )(image, train)
-    x = AtrousPyramid(width, self.dtype, name="pyramid")(x)
-    x = nn.relu(UpBlock(width, self.dtype, name="up8")(x, stride8))
+    pyramid = layers.block(AtrousPyramid, self.remat)
+    up = layers.block(UpBlock, self.remat)
+    x = pyramid(width, self.dtype, name="pyramid")(x)
+    x = nn.relu(up(width, self.dtype, name="up8")(x, stride8))
     x = images.double_aligned(x)
     skip = nn.relu(_pointwise(stride4, _SKIP_WIDTH, "skip4", self.dtype))
     x = jnp.concatenate([x, skip], -1)
     x = nn.relu(SeparableConv(width, 1, self.dtype, name="merge4")(x))
-    x = nn.relu(UpBlock(width, self.dtype, name="up2")(x, stride2))
-    x = UpBlock(width, self.dtype, name="up1")(x, image)
+    x = nn.relu(up(width, self.dtype, name="up2")(x, stride2))
+    x = up(width, self.dtype, name="up1")(x, image)
     return x.reshape(*x.shape[:3], self.depth_planes, self.channels)
 
 

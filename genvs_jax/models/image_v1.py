@@ -22,6 +22,7 @@ class ImageV1(nn.Module):
     attention: whether each level has self-attention.
     embedding: width of the conditioning vector (256 in the reference).
     dropout: rate, whole channels at a time.
+    remat: whether the backward pass computes blocks again.
     dtype: of the computation.
   """
 
@@ -30,6 +31,7 @@ class ImageV1(nn.Module):
   attention: tuple[bool, ...] = (False, False, True, True)
   embedding: int = 256
   dropout: float = 0.05
+  remat: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -113,11 +115,11 @@ class ImageV1(nn.Module):
   ) -> jax.Array:
     resolution = x.shape[2]
     name = f"{path}_{resolution}_block{index}"
-    x = ResBlock(
+    x = layers.block(ResBlock, self.remat, (3,))(
       self.channels[level], width, self.dropout, self.dtype, name=name
     )(x, vector, train)
     if self.attention[level]:
-      x = SelfAttention(
+      x = layers.block(SelfAttention, self.remat, (3,))(
         self.dropout,
         self.dtype,
         name=f"{path}_{resolution}_attention{index}",

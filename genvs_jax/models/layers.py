@@ -124,6 +124,17 @@ class BatchNorm(nn.Module):
     return (y * scale + bias).astype(self.dtype)
 
 
+def block(
+  module: type[nn.Module], remat: bool, flag: tuple[int, ...] = ()
+) -> type[nn.Module]:
+  """The module, or one that the backward pass computes again to save memory.
+
+  `flag` is where `train` stands among the arguments of its `__call__`, self
+  included.
+  """
+  return nn.remat(module, static_argnums=flag) if remat else module
+
+
 NORMS = ("batch", "frozen", "none")
 
 

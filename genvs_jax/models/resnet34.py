@@ -53,6 +53,7 @@ class ResNet34(nn.Module):
       biases instead.
     output_stride: 32, or 16: the last stage then keeps the resolution and
       dilates its filters.
+    remat: whether the backward pass computes blocks again.
     dtype: of the computation.
   """
 
@@ -60,6 +61,7 @@ class ResNet34(nn.Module):
   stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
   norm: str = "batch"
   output_stride: int = 32
+  remat: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -87,7 +89,7 @@ class ResNet34(nn.Module):
       dilation = 2 if last and self.output_stride == 16 else 1
       for block in range(blocks):
         halve = stage > 0 and block == 0 and dilation == 1
-        x = BasicBlock(
+        x = layers.block(BasicBlock, self.remat, (2,))(
           self.width * 2**stage,
           stride=2 if halve else 1,
           dilation=dilation,

@@ -42,6 +42,7 @@ class ResNetUNet(nn.Module):
     stage_sizes: blocks per ResNet stage.
     decoder_width: channels throughout the decoder (512 in the reference).
     norm: of trunk and decoder, a name of `layers.NORMS`.
+    remat: whether the backward pass computes blocks again.
     dtype: of the computation; the volume has it too.
   """
 
@@ -51,6 +52,7 @@ class ResNetUNet(nn.Module):
   stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
   decoder_width: int = 512
   norm: str = "batch"
+  remat: bool = False
   dtype: layers.Dtype = jnp.float32
 
   @nn.compact
@@ -66,6 +68,7 @@ class ResNetUNet(nn.Module):
       self.trunk_width,
       self.stage_sizes,
       self.norm,
+      remat=self.remat,
       dtype=self.dtype,
       name="trunk",
     )(image, train)
@@ -74,8 +77,9 @@ class ResNetUNet(nn.Module):
     x = nn.relu(_conv3(2 * deepest, self.dtype, "middle1")(x))
     x = nn.relu(_conv3(deepest, self.dtype, "middle2")(x))
     for i, skip in enumerate(reversed(skips)):
-      up = UpBlock(self.decoder_width, self.norm, self.dtype, name=f"up{i}")
-      x = up(x, skip, train)
+      x = layers.block(UpBlock, self.remat, (3,))(
+        self.decoder_width, self.norm, self.dtype, name=f"up{i}"
+      )(x, skip, train)
     x = _shuffle_conv(self.decoder_width, self.dtype, "last_shuffle")(x)
     x = layers.pixel_shuffle(nn.relu(x))
     x = images.resize(x, image.shape[1:3], "nearest")
