@@ -44,11 +44,11 @@ class Warp(NamedTuple):
   shift_y: jax.Array
 
 
-def draw(key: jax.Array, count: int) -> jax.Array:
-  """The random numbers f32 [count,13] that `warp_from_draws` takes."""
+def draw(key: jax.Array) -> jax.Array:
+  """The random numbers f32 [13] of one item for `warp_from_draws`."""
   uniform_key, normal_key = jax.random.split(key)
-  uniform = jax.random.uniform(uniform_key, (count, DRAWS))
-  normal = jax.random.normal(normal_key, (count, DRAWS))
+  uniform = jax.random.uniform(uniform_key, (DRAWS,))
+  normal = jax.random.normal(normal_key, (DRAWS,))
   columns = jnp.arange(DRAWS)
   draws = jnp.where(jnp.isin(columns, jnp.array(_UNIFORM)), uniform, normal)
   coins = (uniform < 0.5).astype(jnp.float32)

@@ -43,12 +43,10 @@ class SigmaLaw:
     )
     return jnp.interp(step, steps, means), jnp.interp(step, steps, deviations)
 
-  def sample(
-    self, key: jax.Array, shape: tuple[int, ...], step: jax.Array
-  ) -> jax.Array:
-    """Noise levels in image units, float32."""
+  def sample(self, keys: jax.Array, step: jax.Array) -> jax.Array:
+    """A noise level in image units for each of the keys, float32."""
     mean, deviation = self.at(step)
-    return jnp.exp(mean + deviation * jax.random.normal(key, shape))
+    return jnp.exp(mean + deviation * jax.vmap(jax.random.normal)(keys))
 
 
 def scalings(sigma: jax.Array, sigma_data: float) -> Scalings:

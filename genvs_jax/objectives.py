@@ -16,6 +16,7 @@ from genvs_jax import edm
 from genvs_jax import images as image_ops
 from genvs_jax import losses
 from genvs_jax import pipeline
+from genvs_jax import randomness
 from genvs_jax import rendering
 
 
@@ -43,28 +44,6 @@ class Options:
   sigma_law: edm.SigmaLaw
 
 
-class StepKeys(NamedTuple):
-  """A step's number, and one key per use of randomness in it."""
-
-  step: jax.Array
-  view_count: jax.Array
-  input_noise: jax.Array
-  coarse: jax.Array
-  fine: jax.Array
-  sigma: jax.Array
-  noise: jax.Array
-  conditioning: jax.Array
-  augmentation: jax.Array
-  dropout: jax.Array
-
-
-def step_keys(seed: int, step: jax.Array) -> StepKeys:
-  """The keys of a step: a function of (seed, step) and the field's name."""
-  key = jax.random.fold_in(jax.random.key(seed), step)
-  uses = len(StepKeys._fields) - 1
-  return StepKeys(step, *jax.random.split(key, uses))
-
-
 class Rendered(NamedTuple):
   """What the losses of encoder and field leave for the denoiser.
 
@@ -88,7 +67,7 @@ def joint(
   options: Options,
   variables: pipeline.Variables,
   batch: dict[str, jax.Array],
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """Encoder, field and denoiser together (Chan et al. 2023, GeNVS, sec. 3).
 
@@ -116,7 +95,7 @@ def nerf(
   options: Options,
   variables: pipeline.Variables,
   batch: dict[str, jax.Array],
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """Encoder and field alone, as `joint` without a denoiser."""
   rendered = rendering_losses(model, options, variables, batch, keys)
@@ -129,14 +108,14 @@ def diffusion(
   options: Options,
   variables: pipeline.Variables,
   batch: dict[str, jax.Array],
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """The denoiser alone, on every view of the batch, without features."""
   pictures = image_ops.from_uint8(batch["images"], model.image_range)
   clean = _flatten(pictures)
-  shape = (*clean.shape[:3], model.denoiser_features)
-  features = pipeline.unconditional_features(model, keys.conditioning, shape)
-  loss = denoising_loss(model, options, variables, clean, features, keys)
+  features = jnp.zeros((*clean.shape[:3], model.denoiser_features))
+  nothing = dataclasses.replace(options, conditioning_dropout=1.0)
+  loss = denoising_loss(model, nothing, variables, clean, features, keys)
   _, buffers = pipeline.split_variables(variables)
   return loss, ({"loss": loss, "loss_denoising": loss}, buffers)
 
@@ -146,7 +125,7 @@ def rendering_losses(
   options: Options,
   variables: pipeline.Variables,
   batch: dict[str, jax.Array],
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> Rendered:
   """Encodes the input views, renders the targets and compares."""
   views = options.input_views
@@ -161,9 +140,10 @@ def rendering_losses(
   with_input = options.render_input or options.rgb_input > 0
   shown = [0] * with_input + list(range(views, pictures.shape[1]))
   count, rays = len(pictures), len(shown) * model.render_size**2
+  each = randomness.each
   uniforms = rendering.Uniforms(
-    jax.random.uniform(keys.coarse, (count, rays, model.counts.coarse)),
-    jax.random.uniform(keys.fine, (count, rays, model.counts.fine)),
+    each(jax.random.uniform, keys.coarse, (rays, model.counts.coarse)),
+    each(jax.random.uniform, keys.fine, (rays, model.counts.fine)),
   )
   poses = batch["poses"][:, jnp.array(shown)]
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
@@ -212,16 +192,19 @@ def encode_inputs(
   variables: pipeline.Variables,
   batch: dict[str, jax.Array],
   images: jax.Array,
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> tuple[pipeline.InputViews, dict]:
   """Encodes noisy input views [B,V,H,W,3], of which each scene uses 1 to V."""
-  count, views = images.shape[:2]
-  used = jax.random.randint(keys.view_count, (count, 1), 1, views + 1)
-  chance, scale, unit = jax.random.split(keys.input_noise, 3)
-  shape = (count, views, 1, 1, 1)
-  noisy = jax.random.bernoulli(chance, options.input_noise_probability, shape)
-  deviation = options.input_noise_max * jax.random.uniform(scale, shape)
-  noise = noisy * deviation * jax.random.normal(unit, images.shape)
+  views, each = images.shape[1], randomness.each
+  used = each(jax.random.randint, keys.view_count, (1,), 1, views + 1)
+  chance, scale, unit = randomness.split(keys.input_noise, 3)
+  each_view = (views, 1, 1, 1)
+  noisy = each(
+    jax.random.bernoulli, chance, options.input_noise_probability, each_view
+  )
+  deviation = each(jax.random.uniform, scale, each_view)
+  noise = each(jax.random.normal, unit, images.shape[1:])
+  noise *= noisy * deviation * options.input_noise_max
   volumes, buffers = pipeline.encode(
     model, variables, images, noise, train="encoder" not in options.frozen
   )
@@ -240,22 +223,27 @@ def denoising_loss(
   variables: pipeline.Variables,
   clean: jax.Array,
   features: jax.Array,
-  keys: StepKeys,
+  keys: randomness.StepKeys,
 ) -> jax.Array:
   """EDM's loss on images [B,H,W,3] given features [B,H,W,F].
 
   Conditioning dropout replaces the features of single examples by noise, as
   the paper does; augmentation warps both and tells the denoiser how.
   """
-  clean, features, told = augment(options, clean, features, keys.augmentation)
-  chance, unit = jax.random.split(keys.conditioning)
-  dropped = jax.random.bernoulli(
-    chance, options.conditioning_dropout, (len(clean), 1, 1, 1)
+  each, views = randomness.each, len(clean) // len(keys.noise)
+  of_noise, of_sigma, of_conditioning, of_warp = (
+    randomness.per_image(k, views)
+    for k in (keys.noise, keys.sigma, keys.conditioning, keys.augmentation)
+  )
+  clean, features, told = augment(options, clean, features, of_warp)
+  chance, unit = randomness.split(of_conditioning, 2)
+  dropped = each(
+    jax.random.bernoulli, chance, options.conditioning_dropout, (1, 1, 1)
   )
   nothing = pipeline.unconditional_features(model, unit, features.shape)
   features = jnp.where(dropped, nothing, features)
-  sigma = options.sigma_law.sample(keys.sigma, (len(clean),), keys.step)
-  noise = jax.random.normal(keys.noise, clean.shape)
+  sigma = options.sigma_law.sample(of_sigma, keys.step)
+  noise = each(jax.random.normal, of_noise, clean.shape[1:])
   noisy = clean + sigma[:, None, None, None] * noise
   output, log_variance = pipeline.predict(
     model, variables, noisy, sigma, features, told, keys.dropout
@@ -267,7 +255,7 @@ def denoising_loss(
 
 
 def augment(
-  options: Options, clean: jax.Array, features: jax.Array, key: jax.Array
+  options: Options, clean: jax.Array, features: jax.Array, keys: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Warps images [B,H,W,3] and their features alike, example by example.
 
@@ -277,10 +265,10 @@ def augment(
   count = len(clean)
   if options.augmentation == 0:
     return clean, features, jnp.zeros((count, augmentation.VECTOR_SIZE))
-  chance, draws = jax.random.split(key)
-  chosen = jax.random.bernoulli(chance, options.augmentation, (count,))
+  chance, draws = randomness.split(keys, 2)
+  chosen = randomness.each(jax.random.bernoulli, chance, options.augmentation)
   warp = augmentation.warp_from_draws(
-    augmentation.draw(draws, count), options.augmentation_kinds
+    randomness.each(augmentation.draw, draws), options.augmentation_kinds
   )
   warp = jax.tree.map(lambda x: jnp.where(chosen, x, 0.0), warp)
   maps = augmentation.matrices(warp, *clean.shape[1:3])

@@ -285,16 +285,16 @@ def resize_features(model: Model, features: jax.Array) -> jax.Array:
 
 
 def unconditional_features(
-  model: Model, key: jax.Array, shape: tuple[int, ...]
+  model: Model, keys: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
   """Noise in place of features [B,H,W,F]: the denoiser then draws any object.
 
   Unit Gaussian noise, as in the paper, or uniform in [0,1], which the
-  reference was trained with.
+  reference was trained with; `keys` [B] has one for each image.
   """
-  if model.unconditional == "normal":
-    return jax.random.normal(key, shape)
-  return jax.random.uniform(key, shape)
+  normal = model.unconditional == "normal"
+  draw = jax.random.normal if normal else jax.random.uniform
+  return jax.vmap(lambda key: draw(key, shape[1:]))(keys)
 
 
 def predict(

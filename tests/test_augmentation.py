@@ -53,7 +53,7 @@ def test_what_leaves_the_image_is_reflected():
 
 
 def test_half_are_mirrored_and_others_happen_at_their_probability():
-  draws = augmentation.draw(jax.random.key(0), 4000)
+  draws = jax.vmap(augmentation.draw)(jax.random.split(jax.random.key(0), 4000))
   some = augmentation.warp_from_draws(draws, 0.25)
   assert abs(jnp.mean(some.mirror) - 0.5) < 0.03
   assert abs(jnp.mean(some.flip) - 0.125) < 0.02  # a quarter toss a coin
@@ -67,7 +67,7 @@ def test_half_are_mirrored_and_others_happen_at_their_probability():
 
 def test_gradients_reach_the_image():
   image = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-  draws = augmentation.draw(jax.random.key(1), 2)
+  draws = jax.vmap(augmentation.draw)(jax.random.split(jax.random.key(1), 2))
   maps = augmentation.matrices(augmentation.warp_from_draws(draws, 1.0), 8, 8)
   # The map is linear: its gradient's sum is that of the weights it reads with.
   gradient = jax.grad(lambda x: augmentation.apply(x, maps).sum())(image)

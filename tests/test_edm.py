@@ -34,7 +34,7 @@ def test_a_network_that_returns_its_target_denoises_perfectly():
 
 def test_sigma_law_has_its_mean_and_deviation():
   law = edm.SigmaLaw(((0, -1.0, 1.4),))
-  sigma = law.sample(jax.random.key(0), (20_000,), 7)
+  sigma = law.sample(jax.random.split(jax.random.key(0), 20_000), 7)
   np.testing.assert_allclose(jnp.mean(jnp.log(sigma)), -1.0, atol=0.03)
   np.testing.assert_allclose(jnp.std(jnp.log(sigma)), 1.4, atol=0.03)
 

@@ -8,6 +8,7 @@ import pytest
 from genvs_jax import objectives
 from genvs_jax import optimizers
 from genvs_jax import pipeline
+from genvs_jax import randomness
 from genvs_jax import train_state
 
 
@@ -29,7 +30,7 @@ def test_picture_and_features_take_the_same_warp(debug_config, pictures):
   """With no other kind, half of all augmented examples are mirrored."""
   chosen = options(debug_config, augmentation=1.0, augmentation_kinds=0.0)
   clean, features, told = objectives.augment(
-    chosen, *pictures, jax.random.key(3)
+    chosen, *pictures, jax.random.split(jax.random.key(3), 64)
   )
   mirrored = np.asarray(told[:, 0] == 1)
   assert 16 < mirrored.sum() < 48
@@ -43,13 +44,17 @@ def test_picture_and_features_take_the_same_warp(debug_config, pictures):
 
 def test_the_rest_is_left_alone_and_told_so(debug_config, pictures):
   some = options(debug_config, augmentation=0.25, augmentation_kinds=1.0)
-  clean, _, told = objectives.augment(some, *pictures, jax.random.key(3))
+  clean, _, told = objectives.augment(
+    some, *pictures, jax.random.split(jax.random.key(3), 64)
+  )
   warped = np.asarray(jnp.any(told != 0, -1))
   assert 4 < warped.sum() < 30
   np.testing.assert_allclose(clean[~warped], pictures[0][~warped], atol=1e-6)
   assert (jnp.abs(clean - pictures[0])[warped].max((1, 2, 3)) > 0.1).all()
   none = options(debug_config, augmentation=0.0)
-  same, _, told = objectives.augment(none, *pictures, jax.random.key(3))
+  same, _, told = objectives.augment(
+    none, *pictures, jax.random.split(jax.random.key(3), 64)
+  )
   assert same is pictures[0] and not told.any()
 
 
@@ -75,7 +80,7 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   run = jax.jit(
     lambda b: (
       objectives.rendering_losses(
-        model, chosen, variables, b, objectives.step_keys(0, 0)
+        model, chosen, variables, b, randomness.step_keys(0, 0, 2)
       ).metrics
     )
   )

@@ -1,0 +1,84 @@
+"""Randomness of training: a function of (seed, step, use, example).
+
+Every example of a batch draws from keys of its own, so that the numbers do not
+depend on how a batch is spread over devices or cut into pieces.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class StepKeys(NamedTuple):
+  """The keys of a step; all but two are one per example, [B].
+
+  Attributes:
+    step: i32, the number of the step; no key.
+    dropout: one key, for the masks inside the networks.
+    view_count: of how many input views are used.
+    input_noise: of the noise on them.
+    coarse: of the first samples on the rays.
+    fine: of the second ones.
+    sigma: of noise levels.
+    noise: of the noise on target views.
+    conditioning: of conditioning dropout.
+    augmentation: of warps.
+  """
+
+  step: jax.Array
+  dropout: jax.Array
+  view_count: jax.Array
+  input_noise: jax.Array
+  coarse: jax.Array
+  fine: jax.Array
+  sigma: jax.Array
+  noise: jax.Array
+  conditioning: jax.Array
+  augmentation: jax.Array
+
+  def pieces(self, count: int) -> "StepKeys":
+    """The keys of `count` interleaved pieces of the batch, [count,..]."""
+    step, dropout, *rest = self
+    return StepKeys(
+      jnp.broadcast_to(step, (count,)),
+      jax.random.split(dropout, count),
+      *(interleave(keys, count) for keys in rest),
+    )
+
+
+def step_keys(seed: int, step: jax.Array, count: int) -> StepKeys:
+  """The keys of a step for a batch of `count` examples."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  dropout, *uses = jax.random.split(key, len(StepKeys._fields) - 1)
+  examples = jnp.arange(count)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  return StepKeys(step, dropout, *(fold(use, examples) for use in uses))
+
+
+def each(draw: Callable, keys: jax.Array, *args) -> jax.Array:
+  """draw(key, *args) for each of the keys [B], stacked."""
+  return jax.vmap(lambda key: draw(key, *args))(keys)
+
+
+def split(keys: jax.Array, count: int) -> jax.Array:
+  """[B] keys -> [count,B] new ones."""
+  return jnp.moveaxis(
+    jax.vmap(lambda k: jax.random.split(k, count))(keys), 1, 0
+  )
+
+
+def per_image(keys: jax.Array, count: int) -> jax.Array:
+  """Keys of scenes [B] -> of `count` images each, [B count]."""
+  return jax.vmap(lambda k: jax.random.split(k, count))(keys).reshape(-1)
+
+
+def interleave(x: jax.Array, count: int) -> jax.Array:
+  """[B,..] -> [count,B/count,..], every count-th example together.
+
+  A batch that is spread over devices in neighbouring examples stays where it
+  is: each device has its share of every piece.
+  """
+  x = x.reshape(x.shape[0] // count, count, *x.shape[1:])
+  return jnp.moveaxis(x, 1, 0)
