@@ -2,6 +2,7 @@
 
   python launch.py --config=configs/cars64.py --workdir=DIR
   python launch.py --mode=convert --source=FILE.pt --output=DIR
+  python launch.py --distributed --mode=train --config=...  (on every host)
 
 Any field of the config can be set: --config.train.steps=1000. Without --mode
 the modes of the config run one after another.
@@ -51,10 +52,27 @@ _OUTPUT = flags.DEFINE_string(
 _KEEP_OPTIMIZER = flags.DEFINE_bool(
   "keep_optimizer", False, "convert: Adam's moments too."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "train: this is one of several processes; the cluster (Cloud TPU, Slurm, ...)"
+  " tells which, or the next three flags do.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "HOST:PORT of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "Number of processes."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 # What a checkpoint's own config decides when it is used; the rest comes from
 # --config.
 _MODEL_SECTIONS = ("model", "frustum", "rendering", "diffusion")
+
+
+class _StoppedError(Exception):
+  """Training ended early, on request; its text says how to go on."""
 
 
 class _OnlyOurs(logging_module.Filter):
@@ -73,6 +91,8 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(
       f"unexpected argument {argv[1]!r}: flags start with --"
     )
+  from genvs_jax import compilation_cache  # noqa: PLC0415
+
   started = time.monotonic()
   summary = []
   try:
@@ -80,9 +100,17 @@ def main(argv: list[str]) -> int:
       summary = _convert(_CONFIG.value)
     else:
       config = _CONFIG.value
-      for mode in (_MODE.value,) if _MODE.value else tuple(config.modes):
+      modes = (_MODE.value,) if _MODE.value else tuple(config.modes)
+      _connect(modes)
+      compilation_cache.enable(
+        config.compilation_cache, config.compilation_cache_gib
+      )
+      for mode in modes:
         summary += _RUN[mode](config, _WORKDIR.value, started)
-  except (ValueError, OSError) as error:
+  except _StoppedError as stopped:
+    print(f"\n{stopped}")
+    return 0
+  except (ValueError, OSError, FloatingPointError) as error:
     logging.debug("traceback", exc_info=True)
     print(f"error: {error}", file=sys.stderr)
     print("(--verbosity=1 shows where it was raised)", file=sys.stderr)
@@ -105,6 +133,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
     sys.exit(f"error: {flag}: the config has no field {unknown!r}{hint}")
 
 
+def _connect(modes: tuple[str, ...]) -> None:
+  """Joins the other processes of the run, if there are any."""
+  if not _DISTRIBUTED.value:
+    return
+  if modes != ("train",):
+    raise ValueError(
+      f"--distributed is for --mode=train, found {', '.join(modes)}: do the"
+      " rest in one process"
+    )
+  from genvs_jax import sharding  # noqa: PLC0415
+
+  sharding.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+
+
 def _prepare(config, workdir: str, started: float) -> list[str]:
   del started
   from genvs_jax import data  # noqa: PLC0415
@@ -119,7 +161,13 @@ def _train(config, workdir: str, started: float) -> list[str]:
   from genvs_jax import train  # noqa: PLC0415
 
   sharding.report_devices()
-  train.train_and_evaluate(config, workdir)
+  with sharding.ending_at_once():
+    state = train.train_and_evaluate(config, workdir)
+  if int(state.step) < config.train.steps:
+    raise _StoppedError(
+      f"stopped after step {int(state.step)} of {config.train.steps}, which is"
+      f" saved: start the same command again to go on"
+    )
   return [
     f"checkpoints  {workdir}/checkpoints",
     f"metrics      {workdir}/metrics.jsonl (tensorboard --logdir={workdir})",

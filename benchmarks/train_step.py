@@ -1,14 +1,15 @@
-"""Times one train step of a config on random batches.
+"""Times one train step of a config on random batches, on all devices.
 
   python -m benchmarks.train_step --config=configs/cars64.py --batch_size=1
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m \\
+    benchmarks.train_step --config=configs/demo.py --config.mesh.shards=8
 
 Prints the time to the first finished step (initialisation, tracing and
-compilation included), the median of the steps after it, and memory: that of
-the compiled step (arguments + outputs - aliases + temporaries) and the peak of
-the process.
+compilation included), the median of the steps after it, and memory: of the
+state and of the compiled step (arguments + outputs - aliases + temporaries) on
+each device, and the peak of the process.
 """
 
-import resource
 import time
 
 import jax
@@ -18,6 +19,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from genvs_jax import pipeline
+from genvs_jax import progress
+from genvs_jax import sharding
+from genvs_jax import train
 from genvs_jax import train_state
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
@@ -34,47 +38,62 @@ def main(argv):
   config = _CONFIG.value
   if _BATCH_SIZE.value:
     config.train.batch_size = _BATCH_SIZE.value
-  batch = random_batch(config)
+  count = config.train.batch_size
+  mesh = sharding.make_mesh(
+    replicas=config.mesh.replicas, shards=config.mesh.shards
+  )
+  sharding.check_batch_size(count, config.train.accumulation, mesh)
+  batch = sharding.to_devices(random_batch(config), mesh, count)
   model = pipeline.build_model(config)
+  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
 
   start = time.perf_counter()
-  state = train_state.init_on_devices(config, model)
+  state = train_state.init_on_devices(
+    config, model, sharding.split_state(mesh, abstract)
+  )
   jax.block_until_ready(state)
   initialised = time.perf_counter()
-  step = jax.jit(train_state.build_train_step(config, model), donate_argnums=0)
-  compiled = step.lower(state, batch).compile()
+  step, operations = train.compile_step(config, model, mesh, state)
   compiled_at = time.perf_counter()
-  state, metrics = compiled(state, batch)
+  memory = step.memory_analysis()
+  state, metrics = step(state, batch)
   jax.block_until_ready(metrics)
   first = time.perf_counter()
   times = []
   for _ in range(_STEPS.value):
     begin = time.perf_counter()
-    state, metrics = compiled(state, batch)
+    state, metrics = step(state, batch)
     jax.block_until_ready(metrics)
     times.append(time.perf_counter() - begin)
 
-  m = compiled.memory_analysis()
-  total = (
-    m.argument_size_in_bytes
-    + m.output_size_in_bytes
-    - m.alias_size_in_bytes
-    + m.temp_size_in_bytes
-  )
-  rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   median = float(np.median(times))
-  print(f"devices            {jax.devices()}")
-  print(f"batch size         {config.train.batch_size}")
+  images = count * config.train.target_views
+  held = sum(
+    np.prod(x.sharding.shard_shape(x.shape), dtype=int) * x.dtype.itemsize
+    for x in jax.tree.leaves(state)
+  )
+  (name, peak), *_ = progress.memory_peak().items()
+  print(
+    f"devices            {jax.device_count()} {jax.devices()[0].device_kind}"
+  )
+  print(f"batch size         {count}")
   print(f"initialisation     {initialised - start:.1f} s")
   print(f"compilation        {compiled_at - initialised:.1f} s")
   print(f"time to first step {first - start:.1f} s")
   print(
     f"step               {median:.3f} s median of {len(times)}"
-    f" ({min(times):.3f} to {max(times):.3f}), {1 / median:.2f} steps/s"
+    f" ({min(times):.3f} to {max(times):.3f}), {1 / median:.2f} steps/s,"
+    f" {images / median:.2f} images/s"
   )
   print(
-    f"memory of the step {total / 1e9:.2f} GB, process peak {rss / 1e9:.2f} GB"
+    f"operations         {operations / 1e12:.4g} TFLOP in a step,"
+    f" {operations / 1e12 / median:.4g} TFLOP/s"
   )
+  print(
+    f"on each device     state {held / 2**30:.3f} GiB, compiled step"
+    f" {progress.step_memory(memory) / 2**30:.3f} GiB"
+  )
+  print(f"{name}  {peak:.2f}")
 
 
 def random_batch(config) -> dict[str, np.ndarray]:

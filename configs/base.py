@@ -14,6 +14,17 @@ def get_config() -> ml_collections.ConfigDict:
   # What `launch.py` does, in this order, when --mode is not given.
   config.modes = ("train",)
 
+  # Compiled programs are kept for the next start. "auto" is the user's cache
+  # folder ($XDG_CACHE_HOME or ~/.cache)/genvs_jax, "" keeps none;
+  # $JAX_COMPILATION_CACHE_DIR, if set, goes before it.
+  config.compilation_cache = "auto"
+  config.compilation_cache_gib = 4.0  # the least recently used are deleted
+
+  # The devices are R x S: the state has R copies, each spread over S devices.
+  mesh = config.mesh = ml_collections.ConfigDict()
+  mesh.replicas = 0  # R; 0 for all devices / S
+  mesh.shards = 1  # S; all devices for the least memory on each
+
   data = config.data = ml_collections.ConfigDict()
   data.dataset = "cars"  # cars, chairs, synthetic_cars or folder
   # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
@@ -56,6 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
   encoder.trunk_width = 64  # channels of ResNet's first stage
   encoder.stage_sizes = (3, 4, 6, 3)  # ResNet34
   encoder.decoder_width = 512  # resnet34_unet only
+  # Compute blocks again in the backward pass: less memory, more time.
+  encoder.remat = False
   field = model.field = ml_collections.ConfigDict()
   field.width = 64
   field.depth = 1  # hidden layers
@@ -75,6 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
   denoiser.conditional = True  # takes feature images; False draws any object
   denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
   denoiser.augmentation = True  # ddpmpp only: takes the augmentation vector
+  denoiser.remat = False  # as encoder.remat
 
   frustum = config.frustum = ml_collections.ConfigDict()
   frustum.kind = "near_far"  # or unit_cube, the reference's
@@ -146,9 +160,15 @@ def get_config() -> ml_collections.ConfigDict:
   train.steps = 500_000
   train.batch_size = 32  # scenes per step over all devices
   train.target_views = 1  # T per scene
+  # Pieces that a batch is computed in, one after another, to save memory.
+  train.accumulation = 1
+  # Updates in a row that may be left out because the gradient is not finite;
+  # the run then stops and saves the batch for debugging.
+  train.max_skipped = 10
   train.log_every = 100  # steps
   train.sheet_every = 5_000  # steps between sheets of pictures
   train.sheet_scenes = 4  # rows of a sheet
+  train.profile = ()  # (first, last) step to record with jax.profiler
   train.ema = "half_life"  # or inverse_power, k-diffusion's
   train.ema_half_life = 500_000  # images
   train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
@@ -175,6 +195,15 @@ def get_config() -> ml_collections.ConfigDict:
   checkpoint.every = 5_000  # steps
   checkpoint.keep_latest = 2
   checkpoint.keep_every = 100_000  # steps; these are never deleted
+
+  # The best by this validation score is kept too: psnr_render (highest),
+  # denoising_error (lowest), auto (the first that the objective has) or ""
+  checkpoint.best_metric = "auto"
+
+  # Scores of fixed scenes of the validation split, at every checkpoint.
+  validation = config.validation = ml_collections.ConfigDict()
+  validation.scenes = 8  # 0 for none
+  validation.sigmas = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # noise levels
 
   sampler = config.sampler = ml_collections.ConfigDict()
   sampler.name = "heun"  # or euler, dpmpp_2m

@@ -4,8 +4,11 @@ A checkpoint restores anywhere from its own folder, on any number of devices.
 Saving is asynchronous; an unfinished one is never listed.
 """
 
+import contextlib
 import json
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,7 +17,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# The oldest whose training can go on; of older ones, the weights can be used.
+_OLDEST_TO_RESUME = 2
 FOLDER = "checkpoints"
 
 
@@ -23,12 +28,15 @@ class CheckpointError(ValueError):
 
 
 class Checkpointer:
-  """The checkpoints of one run, newest and every n-th kept.
+  """The checkpoints of one run: newest, best and every n-th are kept.
 
   Args:
     directory: of the checkpoints, made if missing.
     keep_latest: how many of the newest are kept.
     keep_every: multiples of this step are never deleted.
+    best_metric: the best checkpoint by this one of its metrics is kept too;
+      "" for none.
+    highest_is_best: whether that metric should be high.
     read_only: leave the folder alone; a run may be writing there.
   """
 
@@ -38,21 +46,34 @@ class Checkpointer:
     *,
     keep_latest: int = 1,
     keep_every: int = 1,
+    best_metric: str = "",
+    highest_is_best: bool = True,
     read_only: bool = False,
   ):
-    preserved = checkpoint_managers.AnyPreservationPolicy(
-      [
-        checkpoint_managers.LatestN(keep_latest),
-        checkpoint_managers.EveryNSteps(keep_every),
-      ]
-    )
+    self._best_metric = best_metric
+    self._worst = -math.inf if highest_is_best else math.inf
+    kept = [
+      checkpoint_managers.LatestN(keep_latest),
+      checkpoint_managers.EveryNSteps(keep_every),
+    ]
+    if best_metric:
+      kept.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=self._value,
+          reverse=not highest_is_best,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
     if read_only:
       options = ocp.CheckpointManagerOptions(
         read_only=True, create=False, save_interval_steps=0
       )
     else:
       options = ocp.CheckpointManagerOptions(
-        preservation_policy=preserved, cleanup_tmp_directories=True
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True,
+        best_fn=self._value if best_metric else None,
       )
     self._manager = ocp.CheckpointManager(
       epath.Path(directory).absolute(),
@@ -60,21 +81,79 @@ class Checkpointer:
       item_names=("state", "config", "format"),
     )
 
-  def latest_step(self) -> int | None:
-    """The step of the newest finished checkpoint."""
-    return self._manager.latest_step()
+  def _value(self, metrics: dict[str, float]) -> float:
+    """What a checkpoint is ranked by; one that was not measured comes last."""
+    return metrics.get(self._best_metric, self._worst)
 
-  def save(self, step: int, state: Any, config: dict) -> None:
-    """Starts to save; returns when the state may be changed again."""
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        config=ocp.args.JsonSave(config),
-        format=ocp.args.JsonSave({"version": FORMAT_VERSION}),
-      ),
-      force=True,
-    )
+  def steps(self) -> list[int]:
+    """The steps of all finished checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    config: dict,
+    metrics: dict[str, float] | None = None,
+  ) -> None:
+    """Starts to save; returns when the state may be changed again.
+
+    Args:
+      step: of the state.
+      state: to be saved; all processes must call.
+      config: as plain JSON types.
+      metrics: of the state, the best metric among them; None if not measured.
+
+    Raises:
+      CheckpointError: if this save or the one before failed, on a full disk
+        for example.
+    """
+    with self._explained():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          config=ocp.args.JsonSave(config),
+          format=ocp.args.JsonSave({"version": FORMAT_VERSION}),
+        ),
+        metrics=metrics or {},
+        force=True,
+      )
+
+  def check(self) -> None:
+    """Raises CheckpointError if a save in the background has failed."""
+    with self._explained():
+      self._manager.check_for_errors()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Says in one sentence that a save failed, and what is left."""
+    try:
+      yield
+    # Whatever storage raises (full, gone, forbidden), the run cannot go on.
+    except Exception as error:
+      steps = self.steps()
+      left = f"that of step {steps[-1]} is whole" if steps else "there is none"
+      raise CheckpointError(
+        f"a checkpoint could not be written to {self._manager.directory}"
+        f" ({_first_line(error)}): make room there and start the same command"
+        f" again; of the older ones, {left}"
+      ) from error
+
+  def set_aside(self, step: int, folder: epath.Path) -> epath.Path:
+    """Moves a damaged checkpoint to `folder`; returns where it is now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / str(step)
+    count = 1
+    while target.exists():
+      count += 1
+      target = folder / f"{step}_{count}"
+    (self._manager.directory / str(step)).rename(target)
+    return target
+
+  def reload(self) -> None:
+    """Reads the list of checkpoints again."""
+    self._manager.reload()
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """The state of `step`, placed as `abstract_state`'s shardings say."""
@@ -113,8 +192,14 @@ class Checkpointer:
       )
     return restored
 
-  def read_config(self, step: int) -> ml_collections.ConfigDict:
-    """The config that the checkpoint was trained with."""
+  def read_config(
+    self, step: int, to_resume: bool = False
+  ) -> ml_collections.ConfigDict:
+    """The config that the checkpoint was trained with.
+
+    Raises:
+      CheckpointError: if its format is too new, or too old to go on from.
+    """
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -127,11 +212,26 @@ class Checkpointer:
         f"checkpoint {self._manager.directory}/{step} has format version"
         f" {version}, expected {FORMAT_VERSION} or less: update genvs_jax"
       )
+    if to_resume and version < _OLDEST_TO_RESUME:
+      raise CheckpointError(
+        f"checkpoint {self._manager.directory}/{step} has format version"
+        f" {version}, whose training cannot go on: start a new --workdir from"
+        " its weights with --config.init_from"
+      )
     return config_from_dict(restored["config"])
 
+  def wait(self) -> None:
+    """Waits for saves under way.
+
+    Raises:
+      CheckpointError: if one of them failed.
+    """
+    with self._explained():
+      self._manager.wait_until_finished()
+
   def close(self) -> None:
-    """Waits for saves under way."""
-    self._manager.wait_until_finished()
+    """Waits for saves under way, see `wait`, and ends."""
+    self.wait()
     self._manager.close()
 
 
@@ -182,8 +282,23 @@ def config_from_dict(values: dict) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(tuples(values))
 
 
-def abstract_like(state: Any, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and dtypes of `state` with a sharding, for `restore`."""
+def abstract_like(state: Any, shardings: Any) -> Any:
+  """Shapes and dtypes of `state` for `restore`.
+
+  Args:
+    state: arrays, or their shapes.
+    shardings: one for all leaves, or a tree of them.
+  """
+  if isinstance(shardings, jax.sharding.Sharding):
+    shardings = jax.tree.map(lambda _: shardings, state)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    state,
+    shardings,
   )
+
+
+def _first_line(error: Exception) -> str:
+  """An error's text, as far as it fits into a sentence."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:300]

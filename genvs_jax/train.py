@@ -1,28 +1,24 @@
-"""The loop: build, restore, step, log, draw, save."""
+"""The loop: build, restore, step, log, measure, draw, save."""
 
-import importlib.metadata
-import json
-import pathlib
-import sys
+import contextlib
 import time
 
 import jax
-import numpy as np
 from absl import logging
-from clu import parameter_overview
+from etils import epath
 
 from genvs_jax import checkpoints
 from genvs_jax import data
-from genvs_jax import objectives
-from genvs_jax import pictures
+from genvs_jax import flops
+from genvs_jax import guards
 from genvs_jax import pipeline
+from genvs_jax import progress as progress_module
+from genvs_jax import resume
 from genvs_jax import sharding
-from genvs_jax import synthesis
 from genvs_jax import train_state
-from genvs_jax import warm_start
+from genvs_jax import validation
+from genvs_jax import workdir as workdir_module
 from genvs_jax import writers
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 def train_and_evaluate(
@@ -37,220 +33,154 @@ def train_and_evaluate(
     devices: to use, by default all.
 
   Returns:
-    the state after the last step.
+    the state after the last step, or after the one at which SIGTERM ended it.
+
+  Raises:
+    ValueError: if config, data, checkpoints or workdir do not fit.
+    FloatingPointError: if gradients are not finite, many times in a row.
   """
-  mesh = sharding.make_mesh(devices)
-  sharding.check_batch_size(config.train.batch_size, mesh)
+  mesh = sharding.make_mesh(
+    devices, replicas=config.mesh.replicas, shards=config.mesh.shards
+  )
+  options = config.train
+  sharding.check_batch_size(options.batch_size, options.accumulation, mesh)
   records = data.load_split(config, workdir, "train")
   data.check_bounds(config, records)
   model = pipeline.build_model(config)
-  checkpointer = checkpoints.Checkpointer(
+  validate = validation.Validation(config, model, workdir)
+  draw_sheet = validation.Sheets(config, model, workdir)
+  primary = jax.process_index() == 0
+  stop = guards.Stop(
+    sharding.stop_requested if jax.process_count() > 1 else None
+  )
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(workdir_module.locked(workdir, primary))
+    stack.enter_context(stop.listening())
+    checkpointer = _build_checkpointer(config, workdir)
+    stack.callback(checkpointer.close)
+    stack.enter_context(sharding.ending_at_once())
+    state = resume.start(config, model, mesh, checkpointer, workdir)
+    first_step = int(state.step)
+    if primary:
+      values = checkpoints.config_to_dict(config)
+      workdir_module.describe(workdir, values, state.params)
+    writer = writers.Writer(workdir, first_step, active=primary)
+    stack.callback(writer.close)
+    if first_step >= options.steps:
+      return state
+
+    started = time.monotonic()
+    train_step, operations = compile_step(config, model, mesh, state)
+    progress = progress_module.Progress(
+      writer,
+      started=started,
+      step=first_step,
+      last_step=options.steps,
+      images_per_step=options.batch_size * options.target_views,
+      flops_per_step=operations,
+    )
+    skipped = guards.SkippedUpdates(
+      options.max_skipped, epath.Path(workdir), config.seed
+    )
+    profile = progress_module.Profile(options.profile, f"{workdir}/profile")
+    stack.callback(profile.close)
+    batches = data.train_batches(
+      config,
+      records,
+      start_step=first_step,
+      rows=sharding.local_rows(mesh, options.batch_size),
+    )
+    for step in range(first_step + 1, options.steps + 1):
+      with progress.waiting_for_data():
+        batch = next(batches)
+      placed = sharding.to_devices(batch, mesh, options.batch_size)
+      profile.before(step)
+      state, metrics = train_step(state, placed)
+      profile.after(step, metrics)
+      last, stopping = step == options.steps, stop(step)
+      try:
+        skipped.watch(step, batch, metrics)
+        if last or stopping:
+          skipped.check()
+      except FloatingPointError:
+        checkpointer.save(step, state, checkpoints.config_to_dict(config))
+        checkpointer.wait()
+        raise
+      saving = step % config.checkpoint.every == 0 or last
+      drawing = step % options.sheet_every == 0 or last
+      logged = step % options.log_every == 0 or step == first_step + 1
+      scores = None
+      if (saving or drawing) and not stopping:
+        with progress.paused(metrics):
+          variables = sharding.local_copy(
+            mesh,
+            train_state.sampling_variables(state, config.sampler.weights),
+          )
+          scores = validate(variables) if saving else None
+          if drawing and primary:
+            writer.write_images(step, draw_sheet(step, variables))
+          del variables
+      if logged or saving or drawing:
+        scalars = jax.device_get(metrics) | validation.named(scores)
+        progress.report(step, scalars)
+        checkpointer.check()
+      if saving or stopping:
+        checkpointer.save(
+          step, state, checkpoints.config_to_dict(config), scores
+        )
+      if stopping:
+        logging.warning(
+          "SIGTERM: step %d is saved; the same command goes on from it", step
+        )
+        break
+  return state
+
+
+def _build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
+  options = config.checkpoint
+  ranking = validation.build_ranking(config)
+  return checkpoints.Checkpointer(
     f"{workdir}/{checkpoints.FOLDER}",
-    keep_latest=config.checkpoint.keep_latest,
-    keep_every=config.checkpoint.keep_every,
+    keep_latest=options.keep_latest,
+    keep_every=options.keep_every,
+    best_metric=ranking.metric,
+    highest_is_best=ranking.highest_is_best,
   )
-  state = _start(config, model, mesh, checkpointer)
-  first_step = int(state.step)
-  is_primary = jax.process_index() == 0
-  if is_primary:
-    _describe_run(config, state, workdir)
-  writer = writers.Writer(workdir, first_step, active=is_primary)
-  train_step = jax.jit(
-    train_state.build_train_step(config, model),
+
+
+def compile_step(config, model: pipeline.Model, mesh, state):
+  """The compiled (state, batch) -> (state, metrics), and its operations.
+
+  Args:
+    config: see `configs/base.py`.
+    model: that it describes.
+    mesh: the devices.
+    state: placed on them, or its shapes.
+  """
+  shardings = sharding.split_state(mesh, state)
+  whole = sharding.whole_leaves(mesh, state.params)
+  if whole:
+    logging.info(
+      "%d parameters have no axis that %d divides and stay whole: %s",
+      len(whole),
+      config.mesh.shards,
+      ", ".join(whole),
+    )
+  step = jax.jit(
+    train_state.build_train_step(
+      config, model, sharding.build_gather(mesh), sharding.build_scatter(mesh)
+    ),
     donate_argnums=0,
-    in_shardings=(sharding.replicated(mesh), sharding.split_batch(mesh)),
-    out_shardings=sharding.replicated(mesh),
+    in_shardings=(shardings, sharding.split_batch(mesh)),
+    out_shardings=(shardings, sharding.replicated(mesh)),
   )
-  batches = data.train_batches(
-    config,
-    records,
-    start_step=first_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+  traced = step.trace(state, data.batch_spec(config))
+  operations = flops.count(traced.jaxpr)
+  compiled = traced.lower().compile()
+  memory = compiled.memory_analysis()
+  logging.info(
+    "a step takes %.3g TFLOP and %.2f GiB on each device",
+    operations / 1e12,
+    progress_module.step_memory(memory) / 2**30,
   )
-  draw_sheet = _SheetPainter(config, model, workdir, writer, is_primary)
-  progress = _Progress(first_step, config.train.steps, writer)
-  for step in range(first_step + 1, config.train.steps + 1):
-    batch = sharding.to_devices(next(batches), mesh)
-    state, metrics = train_step(state, batch)
-    last = step == config.train.steps
-    if step % config.train.log_every == 0 or last or step == first_step + 1:
-      progress.report(step, jax.device_get(metrics))
-    if step % config.checkpoint.every == 0 or last:
-      checkpointer.save(step, state, checkpoints.config_to_dict(config))
-    if step % config.train.sheet_every == 0 or last:
-      progress.pause()
-      draw_sheet(step, state)
-      progress.resume()
-  writer.close()
-  checkpointer.close()
-  return state
-
-
-def _start(
-  config, model, mesh, checkpointer: checkpoints.Checkpointer
-) -> train_state.TrainState:
-  """The newest checkpoint of the workdir, else a fresh or warm start."""
-  everywhere = sharding.replicated(mesh)
-
-  step = checkpointer.latest_step()
-  if step is None:
-    state = train_state.init_on_devices(config, model, everywhere)
-    return warm_start.warm_start(config, model, state)
-  state = jax.eval_shape(lambda: train_state.init_state(config, model))
-  abstract = checkpoints.abstract_like(state, everywhere)
-  state = checkpointer.restore(step, abstract)
-  logging.info("going on from the checkpoint of step %d", step)
-  return state
-
-
-def _describe_run(config, state, workdir: str) -> None:
-  """Writes what a reader of the workdir wants to know."""
-  folder = pathlib.Path(workdir)
-  folder.mkdir(parents=True, exist_ok=True)
-  values = checkpoints.config_to_dict(config)
-  (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-  overview = parameter_overview.get_parameter_overview(state.params)
-  (folder / "parameters.txt").write_text(overview + "\n")
-  for part, params in state.params.items():
-    count = sum(x.size for x in jax.tree.leaves(params))
-    logging.info("%s: %s parameters", part, f"{count:,}")
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  versions["python"] = sys.version.split()[0]
-  versions["devices"] = [d.device_kind for d in jax.devices()]
-  (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
-
-
-class _Progress:
-  """Logs a line with step, rate, loss and time left, and writes metrics."""
-
-  def __init__(self, step: int, last_step: int, writer: writers.Writer):
-    self._last_step = last_step
-    self._writer = writer
-    self._step = step
-    self._since = time.monotonic()
-    self._paused_at = 0.0
-    self._first = True
-
-  def report(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-    """Called when the metrics of `step` have arrived."""
-    loss = float(metrics["loss"])
-    if not np.isfinite(loss):
-      raise FloatingPointError(
-        f"the loss of step {step} is {loss}: lower the learning rates or go"
-        " back to an older checkpoint"
-      )
-    elapsed = time.monotonic() - self._since
-    rate = (step - self._step) / max(elapsed, 1e-9)
-    scalars = {name: float(value) for name, value in metrics.items()}
-    if self._first:
-      logging.info(
-        "step %d  loss %.4f  first step after %.1f s (compilation)",
-        step,
-        loss,
-        elapsed,
-      )
-      self._first = False
-    else:
-      left = (self._last_step - step) / rate
-      logging.info(
-        "step %d/%d  %.2f steps/s  loss %.4f%s  %s left",
-        step,
-        self._last_step,
-        rate,
-        loss,
-        _parts_of_loss(scalars),
-        _duration(left),
-      )
-      scalars["steps_per_second"] = rate
-    self._writer.write_scalars(step, scalars)
-    self._writer.flush()
-    self._step, self._since = step, time.monotonic()
-
-  def pause(self) -> None:
-    """Stops the clock for work that is no training."""
-    self._paused_at = time.monotonic()
-
-  def resume(self) -> None:
-    self._since += time.monotonic() - self._paused_at
-
-
-class _SheetPainter:
-  """Draws fixed scenes of the validation split, or of the training split."""
-
-  def __init__(self, config, model, workdir, writer, active: bool):
-    self._config = config
-    self._folder = pathlib.Path(workdir) / "sheets"
-    self._writer = writer
-    self._active = active and config.train.sheet_scenes > 0
-    if not self._active:
-      return
-    try:
-      records = data.load_split(config, workdir, "validation")
-    except data.DatasetMissingError:
-      records = data.load_split(config, workdir, "train")
-    count = min(config.train.sheet_scenes, len(records))
-    self._batch = _fixed_batch(config, records, count)
-    parts = objectives.PARTS[config.objective.name]
-    self._unconditional = "encoder" not in parts
-    self._draw = (
-      synthesis.build_unconditional(config, model)
-      if self._unconditional
-      else synthesis.build_draw(config, model, parts)
-    )
-
-  def __call__(self, step: int, state: train_state.TrainState) -> None:
-    if not self._active:
-      return
-    variables = train_state.sampling_variables(
-      state, self._config.sampler.weights
-    )
-    if self._unconditional:
-      keys = jax.random.split(jax.random.key(self._config.seed), 8)
-      sheet = synthesis.unconditional_sheet(self._draw(variables, keys))
-    else:
-      sheet = self._scenes(variables)
-    self._folder.mkdir(parents=True, exist_ok=True)
-    pictures.save_png(self._folder / f"{step:08d}.png", sheet)
-    self._writer.write_images(step, {"sheet": sheet})
-
-  def _scenes(self, variables) -> np.ndarray:
-    batch, views = self._batch, self._config.model.input_views
-    inputs = {
-      "images": batch["images"][:, :views],
-      "poses": batch["poses"][:, :views],
-      "intrinsics": batch["intrinsics"],
-    }
-    keys = synthesis.view_keys(self._config.seed, batch["scene"], np.arange(1))
-    drawn = self._draw(
-      variables, inputs, batch["poses"][:, views : views + 1], keys
-    )
-    frustum = self._config.frustum
-    return synthesis.training_sheet(batch, drawn, frustum.near, frustum.far)
-
-
-def _fixed_batch(config, records, count: int) -> dict[str, np.ndarray]:
-  """The first scenes, their first V views and one that is spread away."""
-  views = config.model.input_views
-  items = []
-  for i in range(count):
-    chosen = [*range(views), len(records[i]["poses"]) // 2]
-    decoded = data.decode_views(
-      records[i], chosen, config.model.image_size, config.model.resize
-    )
-    items.append({**decoded, "scene": np.int32(i)})
-  return {key: np.stack([item[key] for item in items]) for key in items[0]}
-
-
-def _parts_of_loss(scalars: dict[str, float]) -> str:
-  return "".join(
-    f"  {name.removeprefix('loss_')} {value:.4f}"
-    for name, value in sorted(scalars.items())
-    if name.startswith("loss_")
-  )
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}"
+  return compiled, operations

@@ -11,6 +11,7 @@ import optax
 from genvs_jax import objectives
 from genvs_jax import optimizers
 from genvs_jax import pipeline
+from genvs_jax import randomness
 
 
 @flax.struct.dataclass
@@ -23,6 +24,8 @@ class TrainState:
     ema: their exponential moving average.
     buffers: running statistics and constants by part.
     opt_state: optimizer state.
+    skipped: i32 [2], updates left out because the gradient was not finite:
+      all of them, and those in a row up to this step.
   """
 
   step: jax.Array
@@ -30,6 +33,7 @@ class TrainState:
   ema: Any
   buffers: Any
   opt_state: Any
+  skipped: jax.Array
 
 
 def init_state(config, model: pipeline.Model) -> TrainState:
@@ -46,6 +50,7 @@ def init_state(config, model: pipeline.Model) -> TrainState:
     ema=jax.tree.map(jnp.copy, params),
     buffers=buffers,
     opt_state=optimizers.build_optimizer(config).init(trained),
+    skipped=jnp.zeros((2,), jnp.int32),
   )
 
 
@@ -114,40 +119,100 @@ def build_ema_decay(config) -> Callable[[jax.Array], jax.Array]:
   )
 
 
-def build_train_step(config, model: pipeline.Model) -> Callable:
+def build_train_step(
+  config,
+  model: pipeline.Model,
+  gather: Callable[[Any], Any] = lambda tree: tree,
+  scatter: Callable[[Any], Any] = lambda tree: tree,
+) -> Callable:
   """(state, batch) -> (state, metrics): one update, for `jax.jit`.
 
+  An update whose gradient is not finite is left out and counted.
+
   Args:
-    config: objective, optimizer and EMA are read from it.
+    config: objective, optimizer, accumulation and EMA are read from it.
     model: the model.
+    gather: places parameters and buffers whole on every device.
+    scatter: places gradients as the state's parameters are.
   """
-  objectives.check_name(config.objective.name)
-  objective = objectives.OBJECTIVES[config.objective.name]
+  gradient = _build_gradient(config, model)
   frozen = tuple(config.optimizer.frozen)
-  options = objectives.build_options(config)
   optimizer = optimizers.build_optimizer(config)
   decay_at = build_ema_decay(config)
-  seed = config.seed
 
   def train_step(state: TrainState, batch: dict[str, jax.Array]):
-    keys = objectives.step_keys(seed, state.step)
-
+    keys = randomness.step_keys(config.seed, state.step, len(batch["images"]))
+    grads, metrics, buffers = gradient(
+      gather(state.params), gather(state.buffers), batch, keys
+    )
+    grads = scatter(grads)
     trained = optimizers.trained(state.params, frozen)
-
-    def loss_fn(trained):
-      params = {**state.params, **trained}
-      variables = pipeline.join_variables(params, state.buffers)
-      return objective(model, options, variables, batch, keys)
-
-    grads, (metrics, buffers) = jax.grad(loss_fn, has_aux=True)(trained)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = {**state.params, **optax.apply_updates(trained, updates)}
     ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["update_norm"] = optax.global_norm(updates)
-    return (
-      TrainState(state.step + 1, params, ema, buffers, opt_state),
-      metrics,
+    finite = jnp.isfinite(optax.global_norm(grads))
+    all_skipped, in_a_row = state.skipped
+    new = state.replace(
+      params=params, ema=ema, buffers=buffers, opt_state=opt_state
     )
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    new = new.replace(
+      step=state.step + 1,
+      skipped=jnp.stack(
+        [all_skipped + ~finite, jnp.where(finite, 0, in_a_row + 1)]
+      ),
+    )
+    metrics |= {
+      **_norms("gradient_norm", grads),
+      **_norms("update_norm", updates),
+      **_norms("parameter_norm", new.params),
+      "skipped": new.skipped[0],
+      "skipped_in_a_row": new.skipped[1],
+    }
+    return new, metrics
 
   return train_step
+
+
+def _build_gradient(config, model: pipeline.Model) -> Callable:
+  """(params, buffers, batch, keys) -> (gradient, metrics, new buffers).
+
+  The batch may be cut into pieces that are computed one after another: the
+  gradient is the mean, and running statistics pass from piece to piece.
+  """
+  objectives.check_name(config.objective.name)
+  objective = objectives.OBJECTIVES[config.objective.name]
+  options = objectives.build_options(config)
+  frozen = tuple(config.optimizer.frozen)
+  count = config.train.accumulation
+
+  def of_piece(params, buffers, batch, keys):
+    def loss_fn(trained):
+      variables = pipeline.join_variables({**params, **trained}, buffers)
+      return objective(model, options, variables, batch, keys)
+
+    trained = optimizers.trained(params, frozen)
+    grads, (metrics, buffers) = jax.grad(loss_fn, has_aux=True)(trained)
+    return grads, metrics, buffers
+
+  def of_batch(params, buffers, batch, keys):
+    def add_piece(carry, piece):
+      total, buffers = carry
+      grads, metrics, buffers = of_piece(params, buffers, *piece)
+      return (jax.tree.map(jnp.add, total, grads), buffers), metrics
+
+    pieces = jax.tree.map(lambda x: randomness.interleave(x, count), batch)
+    zeros = jax.tree.map(jnp.zeros_like, optimizers.trained(params, frozen))
+    (total, buffers), metrics = jax.lax.scan(
+      add_piece, (zeros, buffers), (pieces, keys.pieces(count))
+    )
+    grads = jax.tree.map(lambda x: x / count, total)
+    return grads, jax.tree.map(jnp.mean, metrics), buffers
+
+  return of_piece if count == 1 else of_batch
+
+
+def _norms(name: str, tree: dict) -> dict[str, jax.Array]:
+  """The norm of all parts {part: tree} together, and of each."""
+  norms = {f"{name}/{part}": optax.global_norm(x) for part, x in tree.items()}
+  return {name: optax.global_norm(tree), **norms}

@@ -79,6 +79,34 @@ def test_latest_and_every_nth_are_kept(tmp_path):
   assert kept == [4, 8, 9, 10]
 
 
+@pytest.mark.parametrize("highest, best", [(True, 2), (False, 3)])
+def test_the_best_is_kept(tmp_path, highest, best):
+  checkpointer = checkpoints.Checkpointer(
+    str(tmp_path),
+    keep_every=1000,
+    best_metric="psnr",
+    highest_is_best=highest,
+  )
+  scores = {1: 20.0, 2: 30.0, 3: 10.0, 4: 25.0, 6: 15.0}
+  for step in range(1, 7):
+    metrics = {"psnr": scores[step]} if step in scores else None
+    checkpointer.save(step, {"x": jnp.zeros(1)}, {}, metrics)
+  checkpointer.close()
+  kept = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+  assert kept == [best, 6]
+
+
+def test_an_older_format_serves_for_its_weights_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 1)
+  checkpointer = checkpoints.Checkpointer(str(tmp_path))
+  checkpointer.save(1, {"x": jnp.zeros(1)}, {"a": 1})
+  checkpointer.wait()
+  monkeypatch.undo()
+  assert checkpointer.read_config(1).a == 1
+  with pytest.raises(checkpoints.CheckpointError, match="--config\\.init_f"):
+    checkpointer.read_config(1, to_resume=True)
+
+
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 99)
   checkpointer = checkpoints.Checkpointer(str(tmp_path))

@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def launch(*args, check=True) -> subprocess.CompletedProcess:
-  env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+  flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+  env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, "launch.py", *map(str, args)],
     cwd=ROOT,

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # stand before it here.
 FLOORS = (
   # ground: arrays only
-  ("cameras",),
+  ("cameras", "randomness", "flops", "files"),
   ("images", "edm", "samplers", "losses", "metrics", "camera_paths"),
   ("augmentation",),
   ("frustum", "rendering"),
@@ -27,9 +27,11 @@ FLOORS = (
   ("train_state",),
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
+  ("guards", "workdir", "compilation_cache"),
   # use
-  ("pretrained", "synthesis"),
-  ("warm_start",),
+  ("pretrained", "synthesis", "progress"),
+  ("warm_start", "validation"),
+  ("resume",),
   ("train", "evaluate"),
   # PyTorch weights
   ("convert.layouts", "convert.torch_file"),
@@ -90,6 +92,8 @@ def test_only_a_few_modules_know_configs():
     "data",
     "train_state",
     "warm_start",
+    "resume",
+    "validation",
     "convert",
   }
   for path in (ROOT / "genvs_jax").rglob("*.py"):

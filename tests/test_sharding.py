@@ -47,7 +47,7 @@ def test_an_unused_accelerator_is_warned_of(notes, monkeypatch, path, name):
 def test_each_device_holds_its_part_of_the_batch():
   mesh = sharding.make_mesh(jax.devices()[:4])
   batch = {"x": np.arange(8.0).reshape(8, 1), "scene": np.arange(8)}
-  arrays = sharding.to_devices(batch, mesh)
+  arrays = sharding.to_devices(batch, mesh, 8)
   np.testing.assert_array_equal(arrays["x"], batch["x"])
   parts = [s.data.shape for s in arrays["x"].addressable_shards]
   assert parts == [(2, 1)] * 4
@@ -55,6 +55,6 @@ def test_each_device_holds_its_part_of_the_batch():
 
 def test_uneven_batches_are_refused():
   mesh = sharding.make_mesh(jax.devices()[:4])
-  sharding.check_batch_size(8, mesh)
+  sharding.check_batch_size(8, 1, mesh)
   with pytest.raises(ValueError, match="is 6, expected a multiple of the 4"):
-    sharding.check_batch_size(6, mesh)
+    sharding.check_batch_size(6, 1, mesh)

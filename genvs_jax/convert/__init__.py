@@ -221,18 +221,10 @@ def _state(
   params, buffers = pipeline.split_variables(variables)
   ema, _ = pipeline.split_variables(ema_variables)
   abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
-  opt_state = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), abstract.opt_state
-  )
+  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   if moments is not None:
-    opt_state = _with_moments(opt_state, moments)
-  return train_state.TrainState(
-    step=np.zeros((), np.int32),
-    params=params,
-    ema=ema,
-    buffers=buffers,
-    opt_state=opt_state,
-  )
+    state = state.replace(opt_state=_with_moments(state.opt_state, moments))
+  return state.replace(params=params, ema=ema, buffers=buffers)
 
 
 def _with_moments(opt_state, moments: _Moments):

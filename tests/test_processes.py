@@ -1,0 +1,103 @@
+"""Real processes on one machine, joined by jax.distributed."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from genvs_jax import train
+from tests.test_faults import last_step
+from tests.test_faults import saved
+from tests.test_faults import wait_for
+from tests.test_training import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start_two(workdir, debug_workdir, *flags) -> list[subprocess.Popen]:
+  """One run as two processes with two devices each."""
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  xla_flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, "launch.py", "--mode=train", "--distributed"),
+        f"--coordinator_address=localhost:{port}",
+        *("--num_processes=2", f"--process_id={index}"),
+        *("--config=configs/debug.py", f"--workdir={workdir}"),
+        f"--config.data.data_dir={debug_workdir}/data",
+        "--config.train.batch_size=8",
+        "--config.train.sheet_scenes=0",
+        "--config.validation.scenes=0",
+        *flags,
+      ],
+      cwd=ROOT,
+      env={**os.environ, "XLA_FLAGS": xla_flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(2)
+  ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_resume_as_one(
+  debug_config, debug_workdir, trained_workdir, tmp_path
+):
+  """State spread over both processes, one checkpoint, then one device."""
+  runs = start_two(
+    tmp_path, debug_workdir, "--config.train.steps=4", "--config.mesh.shards=4"
+  )
+  for run in runs:
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output[-3000:]
+  assert saved(tmp_path) == [4]
+  train.train_and_evaluate(debug_config, str(tmp_path), jax.devices()[:1])
+  for name in ("loss", "loss_denoising", "loss_rgb", "opacity"):
+    ours = read_metrics(str(tmp_path), name)
+    straight = read_metrics(trained_workdir, name)
+    assert ours.keys() == straight.keys()
+    np.testing.assert_allclose(
+      list(ours.values()), list(straight.values()), rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_a_death_ends_both(
+  debug_workdir, tmp_path
+):
+  slowly = ("--config.train.steps=100000", "--config.checkpoint.every=100000")
+  runs = start_two(tmp_path, debug_workdir, *slowly)
+  wait_for(lambda: last_step(tmp_path) >= 2, runs[0])
+  runs[1].send_signal(signal.SIGTERM)
+  told = [run.communicate(timeout=60)[0] for run in runs]
+  assert [run.returncode for run in runs] == [0, 0], told
+  (step,) = saved(tmp_path)
+  assert all(f"stopped after step {step}" in text for text in told)
+
+  for victim in (1, 0):  # 0 is also the one that the others ask
+    before = last_step(tmp_path)
+    runs = start_two(tmp_path, debug_workdir, *slowly)
+    wait_for(lambda n=before: last_step(tmp_path) > n, runs[0])
+    begin = time.monotonic()
+    runs[victim].kill()
+    survivor = runs[1 - victim]
+    output, _ = survivor.communicate(timeout=60)
+    print(f"ended {time.monotonic() - begin:.1f} s after process {victim} died")
+    assert survivor.returncode != 0
+    assert re.search("lost another process|coordination service", output), (
+      output
+    )
+    runs[victim].wait()
+  assert saved(tmp_path) == [step]
