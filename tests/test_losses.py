@@ -55,6 +55,11 @@ def test_depth_prior_is_zero_where_the_object_stands():
   np.testing.assert_allclose(further, 0.4375 * 0.04, rtol=1e-3)
 
 
+def test_opacity_loss_is_the_mean_opacity():
+  opacity = jnp.array([[[0.5, 1.0], [0.0, 0.25]]])
+  np.testing.assert_allclose(losses.opacity(opacity), 0.4375)
+
+
 def test_consistency_moves_one_render_alone():
   a, b = jnp.array([0.2, 0.6]), jnp.array([0.0, 1.0])
   np.testing.assert_allclose(losses.consistency(a, b), (0.04 + 0.16) / 2)

@@ -58,6 +58,33 @@ def test_the_rest_is_left_alone_and_told_so(debug_config, pictures):
   assert same is pictures[0] and not told.any()
 
 
+def test_input_noise_has_its_probability_and_strength(
+  debug_config, monkeypatch
+):
+  """Half of the images, each with a deviation from U(0, 2)."""
+  chosen = options(
+    debug_config, input_noise_probability=0.5, input_noise_max=2.0
+  )
+  model, given = pipeline.build_model(debug_config), []
+
+  def encode(model, variables, images, noise, train):
+    given.append(noise)
+    return jnp.zeros(images.shape[:2]), {}
+
+  monkeypatch.setattr(pipeline, "encode", encode)
+  count = 200
+  images = jnp.zeros((count, 2, 16, 16, 3))
+  batch = {"poses": jnp.zeros((count, 2, 4, 4)), "intrinsics": None}
+  keys = randomness.step_keys(0, 0, count)
+  objectives.encode_inputs(model, chosen, {}, batch, images, keys)
+  deviation = np.std(given[0], (2, 3, 4)).ravel()
+  noisy = deviation > 0
+  assert abs(noisy.mean() - 0.5) < 0.07
+  np.testing.assert_allclose(np.mean(given[0]), 0, atol=0.01)
+  quarters = np.quantile(deviation[noisy], [0.25, 0.5, 0.75])
+  np.testing.assert_allclose(quarters, [0.5, 1.0, 1.5], atol=0.2)
+
+
 def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   """Two equal input views agree; two different ones do not."""
   debug_config.objective.depth_consistency = 1.0
