@@ -43,6 +43,11 @@ _STEP = flags.DEFINE_integer(
 _SKIP_BAD_SCENES = flags.DEFINE_bool(
   "skip_bad_scenes", False, "prepare: leave unreadable scenes out."
 )
+_IMAGES = flags.DEFINE_string(
+  "images",
+  "",
+  "sample: folder of your own pictures, or one picture; see docs/photos.md.",
+)
 _SOURCE = flags.DEFINE_string(
   "source", None, "convert: the PyTorch file to read."
 )
@@ -196,15 +201,20 @@ def _evaluate(config, workdir: str, started: float) -> list[str]:
 
 def _sample(config, workdir: str, started: float) -> list[str]:
   del started
-  from genvs_jax import synthesis  # noqa: PLC0415
+  from genvs_jax import sampling  # noqa: PLC0415
 
   loaded, config = _load(config, workdir)
-  files = synthesis.sample_turntable(
-    config, loaded.model, loaded.variables, workdir
+  written = sampling.sample(
+    config,
+    loaded.model,
+    loaded.variables,
+    workdir,
+    loaded.step,
+    _IMAGES.value,
   )
-  label = "turntable   " if "mp4" in files else "pictures    "
+  label = "turntable   " if "mp4" in written else "pictures    "
   return [
-    f"{label} {', '.join(map(str, files.values()))}",
+    f"{label} {', '.join(map(str, written.values()))}",
     f"another one  python launch.py --mode=sample --config={_config_file()}"
     f" --workdir={workdir} --config.sample.scene=1",
   ]

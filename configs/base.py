@@ -213,14 +213,44 @@ def get_config() -> ml_collections.ConfigDict:
   sampler.churn = 0.0  # gamma per step, at most sqrt(2)-1; 0 = deterministic
   sampler.noise_scale = 1.003  # of the noise that churn adds
   sampler.weights = "ema"  # or params, the raw weights
+  # Classifier-free guidance: 1 is none (one network evaluation instead of two).
+  sampler.guidance = 1.0
+  sampler.guidance_interval = (0.0, 1000.0)  # the sigmas at which it acts
+
+  # Frames of a path are conditioned on the input views and on ...
+  rollout = config.rollout = ml_collections.ConfigDict()
+  # input: nothing else. reference: random earlier frames and the last one.
+  # nearest: the views nearest in angle. stochastic: one view, input or earlier
+  # frame, at each denoising step.
+  rollout.policy = "reference"
+  rollout.random_views = 4  # of policy reference
+  rollout.nearest_views = 5  # of policy nearest, inputs included
+  # Memory for the encoded views of all scenes; beyond it the oldest frames are
+  # encoded again when they are picked.
+  rollout.bank_gib = 4.0
+  rollout.bank_dtype = "float32"  # or bfloat16
 
   sample = config.sample = ml_collections.ConfigDict()
   sample.split = "validation"
   sample.scene = 0  # index in the split
-  sample.input_view = 0  # index of the view
+  sample.scenes = 1  # as many from that one on, side by side over the devices
+  sample.input_views = (0,)  # indices of the views
+  # orbit, srn_spiral, reference_spiral, reference_spiral_2, or a file of poses
+  # (.npy, or .npz with `poses`): [frames,4,4] OpenCV camera-to-world
+  sample.path = "orbit"
   sample.frames = 40
-  sample.elevation = 30.0  # degrees
+  sample.elevation = 30.0  # degrees, of the orbit
   sample.fps = 12
+
+  # How --images=DIR is understood, see docs/photos.md.
+  photos = config.photos = ml_collections.ConfigDict()
+  photos.fit = "pad"  # to a square with white, or "crop" to the middle
+  photos.axes = "auto"  # opencv or opengl; by the layout
+  photos.poses = "auto"  # camera_to_world or world_to_camera
+  photos.scale = 1.0  # of camera positions
+  photos.elevation = 0.0  # degrees; these three for a single picture
+  photos.distance = 0.0  # world units
+  photos.fov = 0.0  # degrees, horizontal
 
   evaluate = config.evaluate = ml_collections.ConfigDict()
   evaluate.split = "validation"

@@ -93,11 +93,11 @@ def test_all_modes_from_an_empty_folder(tmp_path):
     assert 0 < results[f"psnr_{row}_masked"] < 60
   assert results["steps"] == 8
   assert (results["scenes"], results["views"]) == (3, 6)
-  samples = run / "samples"
-  assert (samples / "validation_0000.mp4").read_bytes()[4:8] == b"ftyp"
-  with Image.open(samples / "validation_0000.gif") as film:
+  samples = run / "samples" / "validation_0000"
+  assert (samples / "turntable.mp4").read_bytes()[4:8] == b"ftyp"
+  with Image.open(samples / "turntable.gif") as film:
     assert film.n_frames == 3
-  with Image.open(samples / "validation_0000.png") as sheet:
+  with Image.open(samples / "sheet.png") as sheet:
     assert sheet.size[1] == 5 * 98  # input, samples, render, depth, opacity
   assert len(list((run / "sheets").iterdir())) == 1
 
@@ -116,14 +116,17 @@ def test_all_modes_from_an_empty_folder(tmp_path):
     "--config.sample.scene=1",
     "--config.sample.frames=2",
   )
-  assert (other / "samples" / "validation_0001.mp4").exists()
+  assert (other / "samples" / "validation_0001" / "turntable.mp4").exists()
   message = refused(
     "--config=configs/debug.py",
     "--mode=sample",
     f"--workdir={run}",
     "--config.sample.scene=99",
   )
-  assert "sample.scene is 99, expected 0 to 2" in message
+  assert (
+    "sample.scene is 99 and sample.scenes 1, expected scenes from 0 to"
+    in (message)
+  )
 
 
 @pytest.mark.slow

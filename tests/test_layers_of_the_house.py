@@ -13,6 +13,7 @@ FLOORS = (
   # ground: arrays only
   ("cameras", "randomness", "flops", "files"),
   ("images", "edm", "samplers", "losses", "metrics", "camera_paths"),
+  ("photos",),
   ("augmentation",),
   ("frustum", "rendering"),
   # networks
@@ -27,10 +28,11 @@ FLOORS = (
   ("train_state",),
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
-  ("guards", "workdir", "compilation_cache"),
+  ("guards", "workdir", "compilation_cache", "policies"),
   # use
   ("pretrained", "synthesis", "progress"),
-  ("warm_start", "validation"),
+  ("warm_start", "validation", "rollouts"),
+  ("sampling",),
   ("resume",),
   ("train", "evaluate"),
   # PyTorch weights
@@ -88,6 +90,7 @@ def test_only_a_few_modules_know_configs():
   allowed = {
     "train",
     "synthesis",
+    "sampling",
     "evaluate",
     "data",
     "train_state",

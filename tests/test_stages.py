@@ -14,6 +14,7 @@ from genvs_jax import checkpoints
 from genvs_jax import evaluate
 from genvs_jax import pipeline
 from genvs_jax import pretrained
+from genvs_jax import sampling
 from genvs_jax import synthesis
 from genvs_jax import train
 from genvs_jax import train_state
@@ -207,12 +208,12 @@ def test_pictures_of_a_stage_are_those_that_it_can_draw(
   nerf, diffusion, tmp_path
 ):
   for workdir, expected in (
-    (nerf, {"mp4", "gif", "sheet"}),
+    (nerf, {"mp4", "gif", "sheet", "npz"}),
     (diffusion, {"sheet"}),
   ):
     loaded = pretrained.load(workdir)
-    files = synthesis.sample_turntable(
-      loaded.config, loaded.model, loaded.variables, str(tmp_path)
+    files = sampling.sample(
+      loaded.config, loaded.model, loaded.variables, str(tmp_path), 2
     )
     assert set(files) == expected
     assert all(path.read_bytes() for path in files.values())

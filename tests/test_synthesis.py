@@ -82,18 +82,6 @@ def test_pictures_are_in_range_and_of_the_image_size(drawn):
     assert x.min() >= 0 and x.max() <= 1
 
 
-def test_a_rollout_compiles_once_and_its_frames_stand_alone(drawn):
-  config, model, variables, _, batch = drawn
-  synthesize = synthesis.build_synthesize(config, model)
-  one = {**inputs_of(batch, np.array([1])), "scene": np.array([1])}
-  poses = batch["poses"][:, 0]
-  frames = list(synthesis.rollout(synthesize, variables, one, poses, 0))
-  assert len(frames) == 3
-  assert synthesize._cache_size() == 1
-  again = list(synthesis.rollout(synthesize, variables, one, poses[:2], 0))
-  np.testing.assert_array_equal(frames[1].sample, again[1].sample)
-
-
 def test_render_alone_is_the_render_of_the_samples(drawn):
   _, model, variables, synthesize, batch = drawn
   rows, poses = np.arange(3), batch["poses"][:, 1:]

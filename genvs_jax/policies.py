@@ -1,0 +1,102 @@
+"""Which views a frame of a rollout is conditioned on.
+
+A policy is a function (poses, inputs, target, rng) -> i32 [rows, k]: `poses`
+[N,4,4] are those of all views so far, the input views first and then the
+frames in the order in which they were drawn; the entries are indices into
+them, -1 for none. One row holds for the whole frame; several rows are one per
+denoising step.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Policy = Callable[
+  [np.ndarray, int, np.ndarray, np.random.Generator], np.ndarray
+]
+
+
+def input_only(views: int) -> Policy:
+  """The input views alone: frames do not depend on each other."""
+
+  def choose(poses, inputs, target, rng):
+    del poses, target, rng
+    return _row(range(inputs), views)
+
+  return choose
+
+
+def reference(views: int, random_views: int) -> Policy:
+  """The reference's: inputs, some random earlier frames, and the last one.
+
+  Args:
+    views: k.
+    random_views: at most so many frames before the last one.
+  """
+
+  def choose(poses, inputs, target, rng):
+    del target
+    frames = np.arange(inputs, len(poses))
+    last, earlier = frames[-1:], frames[:-1]
+    count = min(random_views, len(earlier))
+    drawn = rng.choice(earlier, count, replace=False) if count else []
+    return _row([*range(inputs), *sorted(drawn), *last], views)
+
+  return choose
+
+
+def nearest(views: int) -> Policy:
+  """The k views nearest in angle, as seen from the world's origin."""
+
+  def choose(poses, inputs, target, rng):
+    del inputs, rng
+    directions = poses[:, :3, 3] / np.linalg.norm(
+      poses[:, :3, 3], axis=-1, keepdims=True
+    )
+    wanted = target[:3, 3] / np.linalg.norm(target[:3, 3])
+    order = np.argsort(-(directions @ wanted), kind="stable")
+    return _row(order[:views], views)
+
+  return choose
+
+
+def stochastic(steps: int) -> Policy:
+  """One view at each denoising step, any of all so far (3DiM, sec. 3.2)."""
+
+  def choose(poses, inputs, target, rng):
+    del inputs, target
+    return rng.integers(0, len(poses), (steps, 1)).astype(np.int32)
+
+  return choose
+
+
+def _row(chosen, views: int) -> np.ndarray:
+  row = np.full((1, views), -1, np.int32)
+  chosen = list(chosen)[:views]
+  row[0, : len(chosen)] = chosen
+  return row
+
+
+def build_policy(config, inputs: int, evaluations: int) -> Policy:
+  """From `config.rollout`.
+
+  Args:
+    config: `rollout` is read from it.
+    inputs: number of input views.
+    evaluations: denoising steps of a frame.
+  """
+  options = config.rollout
+  policies = {
+    "input": lambda: input_only(inputs),
+    "reference": lambda: reference(
+      inputs + options.random_views + 1, options.random_views
+    ),
+    "nearest": lambda: nearest(options.nearest_views),
+    "stochastic": lambda: stochastic(evaluations),
+  }
+  if options.policy not in policies:
+    raise ValueError(
+      f"rollout.policy is {options.policy!r}, expected one of"
+      f" {', '.join(sorted(policies))}"
+    )
+  return policies[options.policy]()
