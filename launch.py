@@ -213,10 +213,11 @@ def _sample(config, workdir: str, started: float) -> list[str]:
     _IMAGES.value,
   )
   label = "turntable   " if "mp4" in written else "pictures    "
+  given = f" --checkpoint={_CHECKPOINT.value}" if _CHECKPOINT.value else ""
   return [
     f"{label} {', '.join(map(str, written.values()))}",
     f"another one  python launch.py --mode=sample --config={_config_file()}"
-    f" --workdir={workdir} --config.sample.scene=1",
+    f" --workdir={workdir}{given} --config.sample.scene=1",
   ]
 
 

@@ -31,6 +31,7 @@ def get_config():
   config.train.sheet_scenes = 2
   config.checkpoint.every = 4
   config.sampler.steps = 3
+  config.rollout.policy = "reference"
   config.sample.frames = 3
   config.evaluate.scenes = 3
   config.evaluate.targets = 2

@@ -57,6 +57,8 @@ def get_config():
   config.sampler.name = "euler"
   config.sampler.steps = 8
   config.sampler.sigma_min = 0.05
+  # It learned from one input view, and its samples do not keep colours yet.
+  config.rollout.policy = "input"
   config.checkpoint.every = 1_000
   config.checkpoint.keep_every = 1_000_000
   return config
