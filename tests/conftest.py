@@ -21,7 +21,9 @@ from absl import flags  # noqa: E402
 
 from configs import debug  # noqa: E402
 from genvs_jax import data  # noqa: E402
+from genvs_jax import pipeline  # noqa: E402
 from genvs_jax import train  # noqa: E402
+from genvs_jax import train_state  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 _errors: list[tuple] = []
@@ -104,3 +106,17 @@ def trained_workdir(debug_workdir, tmp_path_factory) -> str:
   config.train.profile = (6, 7)
   train.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
   return workdir
+
+
+@pytest.fixture(scope="module")
+def drawing(debug_workdir):
+  """(config, model, variables) of debug whose denoiser is not zero."""
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  model = pipeline.build_model(config)
+  state = train_state.init_on_devices(config, model)
+  kernel = state.params["denoiser"]["output"]["kernel"]
+  state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
+    jax.random.key(0), kernel.shape
+  )
+  return config, model, train_state.sampling_variables(state, "params")

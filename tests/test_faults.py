@@ -57,9 +57,9 @@ def workdir(trained_workdir, tmp_path) -> pathlib.Path:
   return tmp_path / "run"
 
 
-def start(workdir, debug_workdir, *flags) -> subprocess.Popen:
-  """The command line on one device, as a process of its own."""
-  xla_flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+def start(workdir, debug_workdir, *flags, devices=1) -> subprocess.Popen:
+  """The command line as a process of its own."""
+  xla_flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}")
   return subprocess.Popen(
     [
       *(sys.executable, "launch.py", "--mode=train"),

@@ -1,12 +1,9 @@
 """Real processes on one machine, joined by jax.distributed."""
 
-import os
-import pathlib
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import jax
@@ -16,10 +13,9 @@ import pytest
 from genvs_jax import train
 from tests.test_faults import last_step
 from tests.test_faults import saved
+from tests.test_faults import start
 from tests.test_faults import wait_for
 from tests.test_training import read_metrics
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start_two(workdir, debug_workdir, *flags) -> list[subprocess.Popen]:
@@ -27,25 +23,16 @@ def start_two(workdir, debug_workdir, *flags) -> list[subprocess.Popen]:
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
-  xla_flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
   return [
-    subprocess.Popen(
-      [
-        *(sys.executable, "launch.py", "--mode=train", "--distributed"),
-        f"--coordinator_address=localhost:{port}",
-        *("--num_processes=2", f"--process_id={index}"),
-        *("--config=configs/debug.py", f"--workdir={workdir}"),
-        f"--config.data.data_dir={debug_workdir}/data",
-        "--config.train.batch_size=8",
-        "--config.train.sheet_scenes=0",
-        "--config.validation.scenes=0",
-        *flags,
-      ],
-      cwd=ROOT,
-      env={**os.environ, "XLA_FLAGS": xla_flags},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
+    start(
+      workdir,
+      debug_workdir,
+      "--distributed",
+      f"--coordinator_address=localhost:{port}",
+      "--num_processes=2",
+      f"--process_id={index}",
+      *flags,
+      devices=2,
     )
     for index in range(2)
   ]

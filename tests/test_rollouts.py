@@ -1,34 +1,23 @@
 """Rollouts: one compilation, a bank of views, the same frames however drawn."""
 
-import jax
 import numpy as np
 import pytest
 
-from configs import debug
 from genvs_jax import camera_paths
 from genvs_jax import data
-from genvs_jax import pipeline
 from genvs_jax import rollouts
 from genvs_jax import sampling
 from genvs_jax import synthesis
-from genvs_jax import train_state
 
 POSES = np.asarray(camera_paths.orbit(6, 30.0, 1.3))
 
 
 @pytest.fixture(scope="module")
-def scene(debug_workdir):
+def scene(drawing):
   """(config, model, variables, inputs of two scenes) with random weights."""
-  config = debug.get_config()
-  config.data.data_dir = f"{debug_workdir}/data"
+  config, model, variables = drawing
+  config = config.copy_and_resolve_references()
   config.rollout.random_views = 1
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
-  kernel = state.params["denoiser"]["output"]["kernel"]
-  state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
-    jax.random.key(0), kernel.shape
-  )
-  variables = train_state.sampling_variables(state, "params")
   records = data.load_split(config, "", "validation")
   decoded = [data.decode_views(records[i], [0], 32, "area") for i in range(2)]
   inputs = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}

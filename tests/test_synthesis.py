@@ -11,25 +11,16 @@ from configs import debug
 from genvs_jax import data
 from genvs_jax import evaluate
 from genvs_jax import pictures
-from genvs_jax import pipeline
 from genvs_jax import synthesis
-from genvs_jax import train_state
 from genvs_jax import writers
 
 
 @pytest.fixture(scope="module")
-def drawn(debug_workdir):
+def drawn(drawing):
   """(config, model, variables, synthesize, batch) with random weights."""
-  config = debug.get_config()
-  config.data.data_dir = f"{debug_workdir}/data"
+  config, model, variables = drawing
+  config = config.copy_and_resolve_references()
   config.sampler.churn = 0.3
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
-  kernel = state.params["denoiser"]["output"]["kernel"]
-  state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
-    jax.random.key(0), kernel.shape
-  )
-  variables = train_state.sampling_variables(state, "params")
   records = data.load_split(config, "", "validation")
   decoded = [data.decode_views(r, [0, 1], 32, "area") for r in records]
   batch = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
