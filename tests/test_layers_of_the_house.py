@@ -30,7 +30,7 @@ FLOORS = (
   ("data", "checkpoints", "sharding", "writers", "pictures"),
   ("guards", "workdir", "compilation_cache", "policies"),
   # use
-  ("pretrained", "synthesis", "progress"),
+  ("pretrained", "synthesis", "progress", "consistency"),
   ("warm_start", "validation", "rollouts"),
   ("sampling",),
   ("resume",),
