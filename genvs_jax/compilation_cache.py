@@ -5,6 +5,8 @@ import os
 import jax
 from etils import epath
 
+from genvs_jax import files
+
 
 def enable(folder: str, gib: float) -> None:
   """Turns JAX's cache on; must come before the first compilation.
@@ -17,10 +19,8 @@ def enable(folder: str, gib: float) -> None:
   """
   if not folder or "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
-  if folder == "auto":
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = os.path.join(base, "genvs_jax", "compiled")
-  folder = os.fspath(epath.Path(folder).expanduser())
+  path = epath.Path(folder).expanduser()
+  folder = os.fspath(files.user_cache("compiled") if folder == "auto" else path)
   jax.config.update("jax_compilation_cache_dir", folder)
   jax.config.update(
     "jax_compilation_cache_max_size",

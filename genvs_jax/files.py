@@ -21,6 +21,12 @@ def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
   return part.replace(path)
 
 
+def user_cache(name: str) -> epath.Path:
+  """A folder of this project in the user's cache folder."""
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return epath.Path(base).expanduser() / "genvs_jax" / name
+
+
 def is_remote(path: os.PathLike | str) -> bool:
   """Whether a path is in a bucket, such as gs://NAME/..."""
   return "://" in os.fspath(path)

@@ -29,6 +29,7 @@ CLOSENESS = {
   "render gradient": 1e-5,
   "rate": 1e-6,
   "parameter": 3e-7,
+  "metric": 1e-6,
 }
 _FILES = {}
 _running = []
