@@ -48,11 +48,17 @@ _IMAGES = flags.DEFINE_string(
   "",
   "sample: folder of your own pictures, or one picture; see docs/photos.md.",
 )
+_LIMIT = flags.DEFINE_integer(
+  "limit", 0, "evaluate: only so many scenes, for a quick look; 0 for all."
+)
 _SOURCE = flags.DEFINE_string(
   "source", None, "convert: the PyTorch file to read."
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "convert: the workdir that receives the checkpoint."
+  "output",
+  None,
+  "convert: the workdir that receives the checkpoint (metrics' weights: the"
+  " folder, by default where evaluation looks).",
 )
 _KEEP_OPTIMIZER = flags.DEFINE_bool(
   "keep_optimizer", False, "convert: Adam's moments too."
@@ -60,8 +66,8 @@ _KEEP_OPTIMIZER = flags.DEFINE_bool(
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
-  "train: this is one of several processes; the cluster (Cloud TPU, Slurm, ...)"
-  " tells which, or the next three flags do.",
+  "train and evaluate: this is one of several processes; the cluster (Cloud"
+  " TPU, Slurm, ...) tells which, or the next three flags do.",
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "HOST:PORT of process 0."
@@ -142,10 +148,10 @@ def _connect(modes: tuple[str, ...]) -> None:
   """Joins the other processes of the run, if there are any."""
   if not _DISTRIBUTED.value:
     return
-  if modes != ("train",):
+  if modes not in (("train",), ("evaluate",)):
     raise ValueError(
-      f"--distributed is for --mode=train, found {', '.join(modes)}: do the"
-      " rest in one process"
+      "--distributed is for --mode=train and --mode=evaluate, found"
+      f" {', '.join(modes)}: do the rest in one process"
     )
   from genvs_jax import sharding  # noqa: PLC0415
 
@@ -183,19 +189,24 @@ def _train(config, workdir: str, started: float) -> list[str]:
 
 
 def _evaluate(config, workdir: str, started: float) -> list[str]:
+  import jax  # noqa: PLC0415
+
   from genvs_jax import evaluate  # noqa: PLC0415
+  from genvs_jax import sharding  # noqa: PLC0415
 
   loaded, config = _load(config, workdir)
-  results = evaluate.evaluate(config, loaded.model, loaded.variables, workdir)
+  with sharding.ending_at_once():
+    results = evaluate.evaluate(
+      config, loaded.model, loaded.variables, workdir, _LIMIT.value
+    )
+  if jax.process_index():
+    return []  # the first process writes and prints
   path = evaluate.write_results(workdir, results, loaded.step, started)
-  print(
-    f"\n{results['views']} views of {results['scenes']} scenes,"
-    f" step {loaded.step}"
-  )
-  print(evaluate.table(results))
+  print(f"\nstep {loaded.step}\n{evaluate.table(results)}")
+  folder = results["folder"]
   return [
-    f"scores       {path}",
-    f"scored views {workdir}/samples/{config.evaluate.split}_sheet.png",
+    f"scores       {path}, {folder}/scores.jsonl, {folder}/table.md",
+    f"scored views {folder}/sheet.png",
   ]
 
 
@@ -209,7 +220,6 @@ def _sample(config, workdir: str, started: float) -> list[str]:
     loaded.model,
     loaded.variables,
     workdir,
-    loaded.step,
     _IMAGES.value,
   )
   label = "turntable   " if "mp4" in written else "pictures    "
@@ -235,8 +245,17 @@ _CONVERTED = {
 
 def _convert(config) -> list[str]:
   from genvs_jax import convert  # noqa: PLC0415
+  from genvs_jax.convert import metric_weights  # noqa: PLC0415
+  from genvs_jax.convert import torch_file  # noqa: PLC0415
 
-  file = convert.open_file(_SOURCE.value)
+  content = torch_file.read(_SOURCE.value)
+  if metric_weights.recognize(content):
+    return metric_weights.convert(
+      content, _SOURCE.value, _OUTPUT.value or "auto"
+    )
+  if not _OUTPUT.value:
+    raise ValueError("--output must be given")
+  file = convert.from_content(content, _SOURCE.value)
   fields = file.found.fields
   config_file = _config_file()
   if config is None:
@@ -263,7 +282,7 @@ def _check_required(values: dict) -> bool:
   """Which flags a mode cannot do without."""
   names = ["config", "workdir"]
   if values["mode"] == "convert":
-    names = ["source", "output"]
+    names = ["source"]
   missing = [f"--{name}" for name in names if not values[name]]
   if missing:
     raise flags.ValidationError(f"{' and '.join(missing)} must be given")

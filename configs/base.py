@@ -252,13 +252,29 @@ def get_config() -> ml_collections.ConfigDict:
   photos.distance = 0.0  # world units
   photos.fov = 0.0  # degrees, horizontal
 
+  # Defaults are the protocol of SRN cars: one view in, all others out.
   evaluate = config.evaluate = ml_collections.ConfigDict()
-  evaluate.split = "validation"
-  evaluate.scenes = 24  # the first ones; 0 = all
-  evaluate.targets = 8  # per scene, spread over the sphere
-  evaluate.min_angle = 30.0  # degrees between input and target view
-  evaluate.input_view = 0
-  evaluate.samples = 3  # seeds per view
-  evaluate.batch_size = 8  # scenes at a time
+  evaluate.split = "test"
+  evaluate.scenes = 0  # the first ones; 0 = all
+  # Indices of the views given. Two views: (64, 104) in pixelNeRF, (64, 128) in
+  # Splatter Image.
+  evaluate.input_views = (64,)
+  # What is scored: "others", all other views; "pixelnerf", its subset of
+  # eleven; "spread", some spread over the sphere.
+  evaluate.targets = "others"
+  evaluate.spread = 8  # of "spread": how many, and how many degrees they are
+  evaluate.min_angle = 30.0  # away from every input view
+  evaluate.samples = 1  # k: the table shows one, the mean and the best of k
+  # Also the mean training image, the nearest input view copied, and renders
+  # from another scene's input.
+  evaluate.baselines = False
+  # Scenes that are rolled out along sample.path and scored for 3D consistency.
+  evaluate.rollouts = 0
+  evaluate.pictures = False  # keep what was scored, in pixelNeRF's layout
+  # Folder of converted LPIPS, DISTS and FID weights; "auto" is the user's cache
+  # folder. Metrics without weights are left out.
+  evaluate.weights = "auto"
+  evaluate.batch_size = 8  # scenes at a time, over the devices
+  evaluate.batch_views = 8  # target views of each at a time
 
   return config

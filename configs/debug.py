@@ -34,7 +34,7 @@ def get_config():
   config.rollout.policy = "reference"
   config.sample.frames = 3
   config.evaluate.scenes = 3
-  config.evaluate.targets = 2
-  config.evaluate.samples = 1
+  config.evaluate.spread = 2
+  config.evaluate.samples = 2
   config.evaluate.batch_size = 2
   return config

@@ -59,6 +59,11 @@ def get_config():
   config.sampler.sigma_min = 0.05
   # It learned from one input view, and its samples do not keep colours yet.
   config.rollout.policy = "input"
+  config.evaluate.split = "validation"
+  config.evaluate.input_views = (0,)
+  config.evaluate.targets = "spread"
+  config.evaluate.samples = 3
+  config.evaluate.baselines = True
   config.checkpoint.every = 1_000
   config.checkpoint.keep_every = 1_000_000
   return config

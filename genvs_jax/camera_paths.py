@@ -1,5 +1,7 @@
 """Paths of cameras around an object at the world's origin, up +z."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,16 +56,16 @@ def reference_spiral(
 
 
 def spread_targets(
-  poses: np.ndarray, input_view: int, count: int, min_angle: float
+  poses: np.ndarray, inputs: Sequence[int], count: int, min_angle: float
 ) -> np.ndarray:
-  """Indices of `count` views far from the input view and from each other.
+  """Indices of `count` views far from the input views and from each other.
 
   Each is the one farthest in angle from all chosen before, among the views
-  that are `min_angle` degrees or more away from the input view.
+  that are `min_angle` degrees or more away from every input view.
 
   Args:
     poses: [views,4,4] camera-to-world.
-    input_view: index of the input view.
+    inputs: indices of the input views.
     count: how many to choose.
     min_angle: in degrees, as seen from the origin.
 
@@ -71,14 +73,14 @@ def spread_targets(
     ValueError: if fewer views than that are far enough.
   """
   angles = np.degrees(cameras.view_angle(poses[:, None], poses[None]))
-  allowed = angles[input_view] >= min_angle
+  nearest = angles[list(inputs)].min(0)
+  allowed = nearest >= min_angle
   if allowed.sum() < count:
     raise ValueError(
-      f"{allowed.sum()} views are {min_angle:g} degrees or more from view"
-      f" {input_view}, expected evaluate.targets = {count}"
+      f"{allowed.sum()} views are {min_angle:g} degrees or more from views"
+      f" {tuple(inputs)}, expected evaluate.spread = {count}"
     )
   chosen: list[int] = []
-  nearest = angles[input_view].copy()
   for _ in range(count):
     best = int(np.argmax(np.where(allowed, nearest, -1)))
     chosen.append(best)

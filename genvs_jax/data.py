@@ -21,6 +21,7 @@ from absl import logging
 from PIL import Image
 
 import tfds_srn
+from tfds_srn import synthetic
 from tfds_srn import tfds_srn_dataset_builder as srn
 
 Record = dict[str, Any]
@@ -204,19 +205,41 @@ def decode_views(
   }
 
 
-def decode_masks(
+def decode_depths(
   record: Record, views: Sequence[int], image_size: int
 ) -> np.ndarray | None:
-  """Where the object is, bool [N,H,W], or None if the record has no depth."""
+  """Depth of the object's pixels, or None if the record has none.
+
+  A pixel is the object's if more than half of it is, and has the mean depth
+  of that part.
+
+  Returns:
+    f32 [N,H,W] along the optical axis in world units, 0 beside the object.
+  """
   if not len(record["depths"]):
     return None
-  masks = []
+  size = (image_size, image_size)
+  depths = []
   for i in views:
-    depth = np.array(Image.open(io.BytesIO(record["depths"][i])))
-    image = Image.fromarray((depth > 0).astype(np.uint8) * 255)
-    resized = image.resize((image_size, image_size), Image.Resampling.BOX)
-    masks.append(np.array(resized) > 127)
-  return np.stack(masks)
+    stored = np.array(Image.open(io.BytesIO(record["depths"][i])))
+    full = _to_square(stored.astype(np.float32) / synthetic.DEPTH_UNITS)
+    covered, summed = (
+      np.array(Image.fromarray(x).resize(size, Image.Resampling.BOX))
+      for x in ((full > 0).astype(np.float32), full)
+    )
+    mean = summed / np.maximum(covered, 1e-6)
+    depths.append(np.where(covered > 0.5, mean, 0).astype(np.float32))
+  return np.stack(depths)
+
+
+def _to_square(depth: np.ndarray) -> np.ndarray:
+  """Empty borders where `_decode_rgb` puts white ones."""
+  height, width = depth.shape
+  side = max(height, width)
+  top, left = (side - height) // 2, (side - width) // 2
+  square = np.zeros((side, side), depth.dtype)
+  square[top : top + height, left : left + width] = depth
+  return square
 
 
 def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,68 +1,68 @@
-"""Scores on scenes never trained on, against baselines on the same views.
+"""`--mode=evaluate`: scores scenes never trained on, by a standard protocol.
 
-PSNR in dB over whole pictures and, where the truth has depth, inside the
-object's mask; means over views, then over scenes, then over seeds.
+Scenes are drawn and scored group by group, and each is written as soon as it
+is done: an evaluation that was stopped goes on, and several processes share
+the scenes. At the end one of them writes the summary.
 """
 
+import functools
 import json
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from genvs_jax import camera_paths
+from genvs_jax import checkpoints
 from genvs_jax import data
 from genvs_jax import files
-from genvs_jax import metrics
+from genvs_jax import perceptual
 from genvs_jax import pictures
-from genvs_jax import synthesis
+from genvs_jax import pipeline
+from genvs_jax import pretrained
+from genvs_jax import sampling
+from genvs_jax import sharding
+from genvs_jax.evaluation import protocol
+from genvs_jax.evaluation import rollout_scores
+from genvs_jax.evaluation import scene_scores
+from genvs_jax.evaluation import scorer as scorer_module
+from genvs_jax.evaluation import store as store_module
+from genvs_jax.evaluation import summary
+from genvs_jax.perceptual import distances
 
 RESULTS_FILE = "results.json"
-_MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
-_COLUMNS = (
-  ("psnr_render", "RGB render"),
-  ("psnr_sample", "denoised sample"),
-  ("psnr_mean_image", "mean training image"),
-  ("psnr_input_copy", "input view copied"),
-  ("psnr_render_wrong_input", "render, another scene's input"),
-)
+# What scores depend on, and fields among it that change none of them.
+_SECTIONS = ("model", "frustum", "rendering", "diffusion", "sampler", "seed")
+_ROLLOUT_SECTIONS = ("rollout", "sample")  # what rollouts depend on besides
+_HARMLESS = ("scenes", "batch_size", "batch_views", "weights", "rollouts")
 
 
-class TestViews(NamedTuple):
-  """Input and target views of all scenes, on the host.
-
-  Attributes:
-    images: u8 [scenes,1,H,W,3] input views.
-    poses: f32 [scenes,1,4,4] of the input views.
-    intrinsics: f32 [scenes,4].
-    target_images: f32 [scenes,T,H,W,3] in [0,1].
-    target_poses: f32 [scenes,T,4,4].
-    masks: bool [scenes,T,H,W] or None.
-  """
-
-  images: np.ndarray
-  poses: np.ndarray
-  intrinsics: np.ndarray
-  target_images: np.ndarray
-  target_poses: np.ndarray
-  masks: np.ndarray | None
-
-
-def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
-  """Scores `config.evaluate.scenes` scenes.
+def evaluate(
+  config,
+  model: pipeline.Model,
+  variables: pipeline.Variables,
+  workdir: str,
+  limit: int = 0,
+) -> dict[str, Any]:
+  """Scores `config.evaluate.scenes` scenes, or `limit` if that is fewer.
 
   Args:
-    config: evaluate, sampler and data are read from it.
+    config: evaluate, sampler, rollout, sample and data are read from it.
     model: the model.
-    variables: of the model.
-    workdir: where a dataset with data_dir WORKDIR lies.
+    variables: of the model, whole on each device.
+    workdir: receives `evaluation/..`, and holds a dataset whose data_dir is
+      WORKDIR.
+    limit: most scenes, 0 for all.
 
   Returns:
-    PSNR by row of the table (`psnr_render`, .., and `.._masked`, None where
-    there is no mask), `scenes`, and `views`, the scored views of all scenes.
+    what `results.json` holds: "rows" with the mean of each metric by row of
+    the table (None: not scored), and what they were measured on.
+
+  Raises:
+    ValueError: if there is nothing to score.
   """
   if "encoder" not in variables:
     raise ValueError(
@@ -71,115 +71,57 @@ def evaluate(config, model, variables, workdir: str) -> dict[str, float | None]:
     )
   options = config.evaluate
   records = data.load_split(config, workdir, options.split)
-  count = min(options.scenes or len(records), len(records))
-  if count < 2:
+  wanted = [n for n in (options.scenes, limit, len(records)) if n > 0]
+  scenes = range(min(wanted))
+  if options.baselines and len(records) < 2:
     raise ValueError(
-      f"evaluate.scenes gives {count} scene(s), expected 2 or more (one row of"
-      " the table needs another scene's input view)"
+      f"split {options.split} has one scene, expected 2 or more: the row of"
+      " another scene's input needs one (or --config.evaluate.baselines=False)"
     )
-  test = load_test_views(config, records, count)
-  mean_image = _mean_training_image(config, workdir)
-  synthesize = synthesis.build_draw(config, model, variables)
-  render = synthesis.build_render(model)
-  targets = options.targets
-
-  def draw(inputs: np.ndarray, seed: int | None) -> synthesis.Views:
-    """Targets of scene i from the input view of inputs[i]; None: no samples."""
-    drawn = []
-    for first in range(0, count, options.batch_size):
-      # The last batch repeats its last scene to keep the compiled shape.
-      rows = np.minimum(np.arange(first, first + options.batch_size), count - 1)
-      batch = {
-        "images": test.images[inputs[rows]],
-        "poses": test.poses[inputs[rows]],
-        "intrinsics": test.intrinsics[inputs[rows]],
-      }
-      poses = test.target_poses[rows]
-      if seed is None:
-        views = render(variables, batch, poses)
-      else:
-        keys = synthesis.view_keys(seed, rows, np.arange(targets))
-        views = synthesize(variables, batch, poses, keys)
-      kept = min(options.batch_size, count - first)
-      drawn.append(jax.tree.map(lambda x, n=kept: np.asarray(x)[:n], views))
-      logging.log_every_n_seconds(
-        logging.INFO, "scored %d of %d scenes", 10, first + kept, count
-      )
-    return jax.tree.map(lambda *x: np.concatenate(x), *drawn)
-
-  own, other = np.arange(count), np.roll(np.arange(count), 1)
-  samples = options.samples if "denoiser" in variables else 1
-  scored = [draw(own, config.seed + k) for k in range(samples)]
-  pictures_by_row = {
-    "psnr_render": [scored[0].rgb],
-    "psnr_mean_image": [mean_image],
-    "psnr_input_copy": [test.images / np.float32(255)],
-    "psnr_render_wrong_input": [draw(other, None).rgb],
-  }
-  if "denoiser" in variables:
-    pictures_by_row["psnr_sample"] = [views.sample for views in scored]
-  results: dict[str, float | None] = {}
-  for suffix, mask in (("", None), ("_masked", test.masks)):
-    for row, images in pictures_by_row.items():
-      results[row + suffix] = (
-        None
-        if suffix and mask is None
-        else float(np.mean([_score(image, test, mask) for image in images]))
-      )
-  results["scenes"] = count
-  results["views"] = count * targets
-  shown = min(count, 4)
-  pictures.save_png(
-    epath.Path(workdir) / "samples" / f"{options.split}_sheet.png",
-    _sheet(test, scored[0], shown),
+  variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
+  scorer = scorer_module.Scorer(options.weights)
+  for metric, names in scorer.left_out.items():
+    logging.info("%s is left out: no weights %s", metric, ", ".join(names))
+  store = store_module.Store(
+    epath.Path(workdir) / "evaluation",
+    f"{options.split}_{'_'.join(map(str, options.input_views))}"
+    f"_{options.targets}",
+    _settings(config, workdir, variables, scorer),
   )
-  return results
+  mine = functools.partial(_my_groups, store=store, size=options.batch_size)
 
-
-def load_test_views(config, records, count: int) -> TestViews:
-  """Decodes the input view and the spread targets of the first scenes."""
-  options, size = config.evaluate, config.model.image_size
-  resize = config.model.resize
-  inputs, targets, masks = [], [], []
-  for i in range(count):
-    record = records[i]
-    chosen = camera_paths.spread_targets(
-      np.array(record["poses"]),
-      options.input_view,
-      options.targets,
-      options.min_angle,
+  pending = mine("scenes", scenes)
+  if pending:
+    score = scene_scores.SceneScores(
+      config, model, variables, workdir, scorer, store, len(pending[0])
     )
-    given = [options.input_view]
-    inputs.append(data.decode_views(record, given, size, resize))
-    targets.append(data.decode_views(record, chosen, size, resize))
-    masks.append(data.decode_masks(record, chosen, size))
-  return TestViews(
-    images=np.stack([x["images"] for x in inputs]),
-    poses=np.stack([x["poses"] for x in inputs]),
-    intrinsics=np.stack([x["intrinsics"] for x in inputs]),
-    target_images=np.stack([x["images"] for x in targets]) / np.float32(255),
-    target_poses=np.stack([x["poses"] for x in targets]),
-    masks=None if any(m is None for m in masks) else np.stack(masks),
-  )
-
-
-def table(results: dict[str, float | None]) -> str:
-  """The scores as a Markdown table."""
-  lines = [
-    "| on scenes never trained on | PSNR, dB | PSNR inside the mask, dB |",
-    "|---|---|---|",
-  ]
-  for key, label in _COLUMNS:
-    if key not in results:  # a model without a denoiser draws no samples
-      continue
-    masked = results[f"{key}_masked"]
-    shown = "no mask" if masked is None else f"{masked:.2f}"
-    lines.append(f"| {label} | {results[key]:.2f} | {shown} |")
-  return "\n".join(lines)
+    for group in pending:
+      score(group, records)
+      logging.info("scored scenes up to %d of %d", group[-1] + 1, len(scenes))
+  values = checkpoints.config_to_dict(config)
+  depends_on = {name: values[name] for name in _ROLLOUT_SECTIONS}
+  kind = f"rollouts_{store_module.digest(depends_on)}"
+  rolled_out = scenes[: options.rollouts]
+  pending = mine(kind, rolled_out)
+  if pending:
+    score_rollouts = rollout_scores.build_rollout_scores(
+      config, model, variables, len(pending[0])
+    )
+    for group in pending:
+      loaded = [protocol.load_scene(config, records, i) for i in group]
+      distance = float(np.linalg.norm(loaded[0].inputs["poses"][0, :3, 3]))
+      poses = sampling.build_path(config, distance)
+      for i, line in zip(group, score_rollouts(loaded, poses), strict=True):
+        store.write(kind, i, {"frames": len(poses), "scores": line})
+      logging.info(
+        "scored rollouts up to %d of %d", group[-1] + 1, len(rolled_out)
+      )
+  sharding.wait_for_all("scored")
+  return _finish(config, scorer, store, scenes, store.read(kind, rolled_out))
 
 
 def write_results(
-  workdir: str, results: dict, step: int, started: float
+  workdir: str, results: dict[str, Any], step: int, started: float
 ) -> epath.Path:
   """Writes results.json; `started` is the command's `time.monotonic()`."""
   seconds = time.monotonic() - started
@@ -188,43 +130,109 @@ def write_results(
   return files.write_whole(epath.Path(workdir) / RESULTS_FILE, text.encode())
 
 
-def _score(image: np.ndarray, test: TestViews, mask) -> float:
-  """Mean over views, then scenes."""
-  per_view = metrics.psnr(image, test.target_images, mask)
-  return float(np.mean(np.nanmean(np.asarray(per_view), -1)))
+def _settings(config, workdir, variables, scorer) -> dict[str, Any]:
+  """What the scores of a scene depend on."""
+  values = checkpoints.config_to_dict(config)
+  options = {k: v for k, v in values["evaluate"].items() if k not in _HARMLESS}
+  return {
+    "evaluate": options,
+    "metrics": scorer.names + ["fid"] * scorer.has_fid,
+    "dataset": data.build_builder(config, workdir).builder_config.name,
+    "weights": pretrained.fingerprint(variables),
+    **{name: values[name] for name in _SECTIONS},
+  }
 
 
-def _mean_training_image(config, workdir: str) -> np.ndarray:
-  """Mean over the views of training scenes, f32 [H,W,3] in [0,1]."""
-  records = data.load_split(config, workdir, "train")
-  total, views = 0.0, 0
-  for i in range(min(len(records), _MEAN_IMAGE_SCENES)):
-    every = range(len(records[i]["poses"]))
-    images = data.decode_views(
-      records[i], every, config.model.image_size, config.model.resize
+def _my_groups(
+  kind: str, scenes: Sequence[int], *, store, size: int
+) -> list[list[int]]:
+  """This process's share of the scenes that are left, in groups."""
+  left = [i for i in scenes if not store.has(kind, i)]
+  if len(left) < len(scenes):
+    done = len(scenes) - len(left)
+    logging.info("%d of %d %s are done", done, len(scenes), kind)
+  # Every process has looked before any writes.
+  sharding.wait_for_all(kind)
+  groups = [left[i : i + size] for i in range(0, len(left), size)]
+  return groups[jax.process_index() :: jax.process_count()]
+
+
+def _finish(config, scorer, store, scenes, rollouts) -> dict[str, Any]:
+  """The summary of what all processes wrote; one of them writes it down."""
+  lines = store.read("scenes", scenes)
+  truth = store.features(scenes, "truth")
+
+  def fid(row: str) -> float | None:
+    features = None if truth is None else store.features(scenes, row)
+    return None if features is None else distances.frechet(features, truth)
+
+  rows = summary.summarise(lines, rollouts, fid)
+  views = sum(len(line["views"]) for line in lines)
+  results = {
+    "rows": rows,
+    "scenes": len(lines),
+    "views": views,
+    "split": config.evaluate.split,
+    "input_views": list(config.evaluate.input_views),
+    "targets": config.evaluate.targets,
+    "image_size": config.model.image_size,
+    "samples": config.evaluate.samples,
+    "left_out": scorer.left_out,
+    "folder": str(store.folder),
+  }
+  if rollouts:
+    results["rollouts"] = {
+      "scenes": len(rollouts),
+      "frames": rollouts[0]["frames"],
+    }
+  if truth is not None:
+    results["fid"] = {"flavour": perceptual.FID_FLAVOUR, "images": views}
+  if jax.process_index() == 0:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    files.write_whole(store.folder / "scores.jsonl", text.encode())
+    shown = table(results)
+    files.write_whole(store.folder / "table.md", f"{shown}\n".encode())
+    pictures.save_png(store.folder / "sheet.png", _sheet(store.read_shown()))
+  return results
+
+
+def table(results: dict[str, Any]) -> str:
+  """The scores as a Markdown table, with what they were measured on."""
+  notes = [
+    f"{results['views']} views of {results['scenes']} scenes of split"
+    f" {results['split']}, {results['image_size']}x{results['image_size']};"
+    f" given {_views(results['input_views'])}; targets: {results['targets']}."
+  ]
+  if "fid" in results:
+    fid = results["fid"]
+    notes.append(f"FID over {fid['images']} pictures: {fid['flavour']}.")
+  if "rollouts" in results:
+    rollouts = results["rollouts"]
+    notes.append(
+      f"Reprojection and field fit over rollouts of {rollouts['frames']} frames"
+      f" of {rollouts['scenes']} scenes."
     )
-    total = total + images["images"].sum(0, dtype=np.float64)
-    views += len(images["images"])
-  return (total / views / 255).astype(np.float32)
+  if results["left_out"]:
+    notes.append(
+      f"Left out, for want of weights: {', '.join(results['left_out'])}."
+    )
+  shown = summary.table(results["rows"], results["samples"])
+  return shown + "\n\n" + " ".join(notes)
 
 
-def _sheet(test: TestViews, views: synthesis.Views, count: int) -> np.ndarray:
+def _views(inputs: Sequence[int]) -> str:
+  word = "view" if len(inputs) == 1 else "views"
+  return f"{word} {', '.join(map(str, inputs))}"
+
+
+def _sheet(shown: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
   """Truth, render and sample of the first targets, three rows a scene."""
-  shown = min(test.target_images.shape[1], 8)
   rows = []
-  for i in range(count):
-    rows += [
-      (f"scene {i}", [test.images[i, 0], *_u8(test.target_images[i, :shown])]),
-      ("RGB render", [_blank(test), *_u8(views.rgb[i, :shown])]),
-    ]
-    if views.sample is not None:
-      rows.append(("sample", [_blank(test), *_u8(views.sample[i, :shown])]))
+  for i, of_scene in enumerate(shown):
+    inputs = list(of_scene["inputs"])
+    blank = [np.full_like(image, 255) for image in inputs]
+    rows.append((f"scene {i}", [*inputs, *of_scene["truth"]]))
+    rows.append(("RGB render", [*blank, *of_scene["render"]]))
+    if "sample" in of_scene:
+      rows.append(("sample", [*blank, *of_scene["sample"]]))
   return pictures.sheet(rows)
-
-
-def _u8(images) -> list[np.ndarray]:
-  return [pictures.to_uint8(image) for image in images]
-
-
-def _blank(test: TestViews) -> np.ndarray:
-  return np.full_like(test.images[0, 0], 255)

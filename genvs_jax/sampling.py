@@ -23,6 +23,7 @@ from genvs_jax import files
 from genvs_jax import photos
 from genvs_jax import pictures
 from genvs_jax import pipeline
+from genvs_jax import pretrained
 from genvs_jax import rollouts
 from genvs_jax import sharding
 from genvs_jax import synthesis
@@ -44,7 +45,6 @@ def sample(
   model: pipeline.Model,
   variables: pipeline.Variables,
   workdir: str,
-  step: int,
   images: str = "",
 ) -> dict[str, epath.Path]:
   """Draws scenes along a path.
@@ -54,7 +54,6 @@ def sample(
     model: the model.
     variables: of the model, on all devices.
     workdir: the files go to `workdir/samples`.
-    step: of the checkpoint, part of what a frame depends on.
     images: folder or picture to start from instead of a scene of the dataset.
 
   Returns:
@@ -80,7 +79,7 @@ def sample(
   folders = [root / name for name in names]
   values = checkpoints.config_to_dict(config)
   told = {name: values[name] for name in _SECTIONS} | {
-    "checkpoint": step,
+    "weights": pretrained.fingerprint(variables),
     "images": images,
   }
   finished = _finished(folders, told, len(poses))
@@ -88,8 +87,7 @@ def sample(
     logging.info("going on after %d finished frames", len(finished))
   has_denoiser = "denoiser" in variables
   count = len(inputs["scene"])
-  devices = jax.devices()[: _largest_divisor(count, jax.device_count())]
-  mesh = sharding.make_mesh(devices)
+  mesh = sharding.make_local_mesh(count)
   placed = sharding.split_batch(mesh)
   rollout = rollouts.Rollout(
     config,
@@ -320,7 +318,3 @@ def _write_scene(
 
 def _evenly(count: int, wanted: int) -> list[int]:
   return sorted({round(i) for i in np.linspace(0, count - 1, wanted)})
-
-
-def _largest_divisor(count: int, most: int) -> int:
-  return max(n for n in range(1, most + 1) if count % n == 0)

@@ -84,6 +84,13 @@ def make_mesh(
   )
 
 
+def make_local_mesh(count: int) -> Mesh:
+  """A mesh of as many of this process's devices as divide `count` evenly."""
+  devices = jax.local_devices()
+  most = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+  return make_mesh(devices[:most])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """A copy on every device."""
   return NamedSharding(mesh, P())
@@ -182,6 +189,12 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
       f"train.batch_size is {batch_size}, expected a multiple of the"
       f" {mesh.size} devices{pieces if accumulation > 1 else ''}"
     )
+
+
+def wait_for_all(what: str) -> None:
+  """Returns when every process has come to this point."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
 
 
 def any_process(flag: bool) -> bool:

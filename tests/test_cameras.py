@@ -113,12 +113,15 @@ def test_ray_caster_hits_along_our_rays():
 
 def test_spread_targets_keep_their_distance():
   poses = random_poses(40)
-  chosen = camera_paths.spread_targets(poses, 2, 8, 30.0)
+  chosen = camera_paths.spread_targets(poses, [2, 7], 8, 30.0)
   assert len(set(chosen.tolist())) == 8
-  angles = jax.vmap(cameras.view_angle, (None, 0))(poses[2], poses[chosen])
-  assert (np.degrees(angles) >= 30).all()
-  with pytest.raises(ValueError, match=r"expected evaluate\.targets = 41"):
-    camera_paths.spread_targets(poses, 2, 41, 30.0)
+  for given in (2, 7):
+    angles = jax.vmap(cameras.view_angle, (None, 0))(
+      poses[given], poses[chosen]
+    )
+    assert (np.degrees(angles) >= 30).all()
+  with pytest.raises(ValueError, match=r"expected evaluate\.spread = 41"):
+    camera_paths.spread_targets(poses, [2], 41, 30.0)
 
 
 def test_flipping_axes_twice_changes_nothing():

@@ -209,12 +209,28 @@ def test_too_few_views_are_refused(debug_config, records):
     take(debug_config, records, 1)
 
 
-def test_masks_are_where_depth_is(records):
+def test_depths_are_those_that_were_written(records):
   record = records[0]
-  masks = data.decode_masks(record, [0, 1], 32)
-  depth = np.array(Image.open(io.BytesIO(record["depths"][1])))
-  np.testing.assert_array_equal(masks[1], depth > 0)
-  assert data.decode_masks({**record, "depths": []}, [0], 32) is None
+  depths = data.decode_depths(record, [0, 1], 32)
+  stored = np.array(Image.open(io.BytesIO(record["depths"][1])))
+  np.testing.assert_allclose(depths[1], stored / 10_000, rtol=1e-6)
+  assert data.decode_depths({**record, "depths": []}, [0], 32) is None
+
+
+def test_smaller_depths_are_means_over_the_object(records):
+  """The left half of a made-up map is empty, the right half 1 and 2 deep."""
+  stored = np.zeros((32, 32), np.uint16)
+  stored[:, 16:] = 10_000
+  stored[1::2, 16:] = 20_000
+  stored[0, 16:18] = 0  # half of a pixel of the smaller picture
+  buffer = io.BytesIO()
+  Image.fromarray(stored).save(buffer, format="PNG")
+  record = {**records[0], "depths": [buffer.getvalue()]}
+  depth = data.decode_depths(record, [0], 16)[0]
+  expected = np.zeros((16, 16))
+  expected[:, 8:] = 1.5
+  expected[0, 8] = 0
+  np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 
 def test_frustum_that_does_not_fit_the_scenes_is_warned_of(

@@ -57,12 +57,14 @@ def workdir(trained_workdir, tmp_path) -> pathlib.Path:
   return tmp_path / "run"
 
 
-def start(workdir, debug_workdir, *flags, devices=1) -> subprocess.Popen:
+def start(
+  workdir, debug_workdir, *flags, devices=1, mode="train"
+) -> subprocess.Popen:
   """The command line as a process of its own."""
   xla_flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}")
   return subprocess.Popen(
     [
-      *(sys.executable, "launch.py", "--mode=train"),
+      *(sys.executable, "launch.py", f"--mode={mode}"),
       *("--config=configs/debug.py", f"--workdir={workdir}"),
       f"--config.data.data_dir={debug_workdir}/data",
       "--config.train.batch_size=8",

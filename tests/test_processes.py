@@ -1,5 +1,6 @@
 """Real processes on one machine, joined by jax.distributed."""
 
+import json
 import re
 import signal
 import socket
@@ -18,7 +19,9 @@ from tests.test_faults import wait_for
 from tests.test_training import read_metrics
 
 
-def start_two(workdir, debug_workdir, *flags) -> list[subprocess.Popen]:
+def start_two(
+  workdir, debug_workdir, *flags, mode="train"
+) -> list[subprocess.Popen]:
   """One run as two processes with two devices each."""
   with socket.socket() as s:
     s.bind(("localhost", 0))
@@ -33,6 +36,7 @@ def start_two(workdir, debug_workdir, *flags) -> list[subprocess.Popen]:
       f"--process_id={index}",
       *flags,
       devices=2,
+      mode=mode,
     )
     for index in range(2)
   ]
@@ -95,3 +99,28 @@ def test_a_signal_to_one_stops_both_and_a_death_ends_both(
     runs[victim].kill()
     runs[victim].wait()
   assert saved(tmp_path) == [step]
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_evaluation(
+  debug_workdir, trained_workdir, tmp_path
+):
+  """Each scores scenes of its own; one writes what one alone would have."""
+  scored = []
+  flags = (f"--checkpoint={trained_workdir}", "--config.evaluate.batch_size=1")
+  for name in ("two", "one"):
+    if name == "two":
+      runs = start_two(tmp_path / name, debug_workdir, *flags, mode="evaluate")
+    else:
+      runs = [start(tmp_path / name, debug_workdir, *flags, mode="evaluate")]
+    told = [run.communicate(timeout=300)[0] for run in runs]
+    assert all(run.returncode == 0 for run in runs), told
+    assert sum("one sample" in text for text in told) == 1
+    if name == "two":
+      assert "scored scenes up to 2" not in told[0]
+      assert "scored scenes up to 2" in told[1]
+    results = json.loads((tmp_path / name / "results.json").read_text())
+    scored.append(results["rows"])
+  for row, scores in scored[0].items():
+    for metric, value in scores.items():
+      assert value == pytest.approx(scored[1][row][metric], abs=1e-3), row

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import debug
 from genvs_jax import data
-from genvs_jax import evaluate
 from genvs_jax import pictures
 from genvs_jax import synthesis
 from genvs_jax import writers
@@ -94,28 +92,6 @@ def test_unknown_sampler_is_refused(drawn):
     ValueError, match="'ddim', expected one of dpmpp_2m, euler"
   ):
     synthesis.build_synthesize(config, model)
-
-
-def test_scores_of_known_pictures(debug_workdir):
-  """A perfect picture, the copied input and a grey one, by hand."""
-  config = debug.get_config()
-  config.data.data_dir = f"{debug_workdir}/data"
-  records = data.load_split(config, "", "validation")
-  test = evaluate.load_test_views(config, records, 3)
-  assert test.target_images.shape == (3, 2, 32, 32, 3)
-  assert evaluate._score(test.target_images, test, None) == pytest.approx(100)
-  grey = np.full_like(test.target_images, 0.5)
-  error = ((grey - test.target_images) ** 2).mean((2, 3, 4))
-  expected = (-10 * np.log10(error)).mean()
-  assert evaluate._score(grey, test, None) == pytest.approx(expected, rel=1e-5)
-  # Wrong outside the mask alone costs nothing inside it.
-  outside = np.where(test.masks[..., None], test.target_images, 0.0)
-  assert evaluate._score(outside, test, test.masks) == pytest.approx(100)
-  assert evaluate._score(outside, test, None) < 20
-  # Input and targets are 30 degrees apart or more.
-  a, b = test.poses[:, :, :3, 3], test.target_poses[:, :, :3, 3]
-  cosine = (a * b).sum(-1) / 1.3**2
-  assert (np.degrees(np.arccos(cosine)) >= 30).all()
 
 
 def test_sheets_put_pictures_where_they_belong():

@@ -1,0 +1,119 @@
+"""Which views of a scene are given, and which are drawn and scored.
+
+The protocol of SRN cars, as pixelNeRF and its successors use it: view 64 of
+251 is given (two views: 64 and 104 there, 64 and 128 in Splatter Image), and
+all others are scored.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from genvs_jax import camera_paths
+from genvs_jax import cameras
+from genvs_jax import data
+
+# pixelNeRF's quick look, its viewlist/srn_eval_views.txt.
+PIXELNERF_SUBSET = (0, *range(24, 250, 25))
+TARGETS = ("others", "pixelnerf", "spread")
+
+
+class SceneViews(NamedTuple):
+  """A scene as evaluation uses it, on the host.
+
+  Attributes:
+    scene: its number in the split.
+    name: its id.
+    inputs: images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4].
+    views: indices [T] of the targets.
+    images: u8 [T,H,W,3] of the targets.
+    poses: f32 [T,4,4] of the targets.
+    distances: f32 [T,H,W] to the surface along the ray, world units, 0 where
+      there is none; None if the record has no depth.
+  """
+
+  scene: int
+  name: str
+  inputs: dict[str, np.ndarray]
+  views: np.ndarray
+  images: np.ndarray
+  poses: np.ndarray
+  distances: np.ndarray | None
+
+
+def choose_targets(
+  poses: np.ndarray,
+  inputs: Sequence[int],
+  targets: str,
+  count: int,
+  min_angle: float,
+) -> np.ndarray:
+  """Indices of the views to score.
+
+  Args:
+    poses: [views,4,4] of the scene.
+    inputs: indices of the views that are given.
+    targets: "others", "pixelnerf" or "spread".
+    count: of "spread", chosen far from the inputs and from each other.
+    min_angle: of "spread", degrees from every input.
+
+  Raises:
+    ValueError: if a view does not exist.
+  """
+  if targets not in TARGETS:
+    raise ValueError(
+      f"evaluate.targets is {targets!r}, expected one of {', '.join(TARGETS)}"
+    )
+  total = len(poses)
+  if not inputs or min(inputs) < 0 or max(inputs) >= total:
+    raise ValueError(
+      f"evaluate.input_views is {tuple(inputs)}, expected one or more from 0"
+      f" to {total - 1} (SRN's test scenes have 251 views, others fewer)"
+    )
+  if targets == "spread":
+    return camera_paths.spread_targets(poses, inputs, count, min_angle)
+  chosen = PIXELNERF_SUBSET if targets == "pixelnerf" else range(total)
+  if max(chosen) >= total:
+    raise ValueError(
+      f"evaluate.targets is 'pixelnerf', views up to {max(chosen)}, but a scene"
+      f" has {total}: choose 'others' or 'spread'"
+    )
+  return np.array([i for i in chosen if i not in inputs])
+
+
+def load_scene(config, records: Sequence[data.Record], scene: int):
+  """Decodes one scene's views, see `SceneViews`."""
+  options, size = config.evaluate, config.model.image_size
+  record, given = records[scene], list(options.input_views)
+  views = choose_targets(
+    np.array(record["poses"]),
+    given,
+    options.targets,
+    options.spread,
+    options.min_angle,
+  )
+  resize = config.model.resize
+  inputs = data.decode_views(record, given, size, resize)
+  targets = data.decode_views(record, views, size, resize)
+  depths = data.decode_depths(record, views, size)
+  return SceneViews(
+    scene=scene,
+    name=record["scene_id"].decode(),
+    inputs=inputs,
+    views=views,
+    images=targets["images"],
+    poses=targets["poses"],
+    distances=None
+    if depths is None
+    else depths * _ray_lengths(targets["intrinsics"], size),
+  )
+
+
+def _ray_lengths(intrinsics: np.ndarray, size: int) -> np.ndarray:
+  """Distance along each pixel's ray per depth along the axis, [H,W]."""
+  identity = np.eye(4, dtype=np.float32)
+  _, directions = cameras.pixel_rays(
+    identity, intrinsics, cameras.pixel_centres(size, size)
+  )
+  return 1 / np.asarray(directions)[:, 2].reshape(size, size)

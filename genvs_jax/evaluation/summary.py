@@ -1,0 +1,114 @@
+"""Means over views, then over scenes, and the table that shows them."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ROWS = {
+  "render": "RGB render",
+  "sample": "one sample",
+  "sample_mean": "mean of {samples} samples",
+  "sample_best": "best of {samples} samples",
+  "mean_image": "mean training image",
+  "input_copy": "nearest input view copied",
+  "render_wrong_input": "render, another scene's input",
+}
+_COLUMNS = {
+  "psnr": ("PSNR, dB", "{:.2f}"),
+  "psnr_masked": ("PSNR in the mask, dB", "{:.2f}"),
+  "ssim": ("SSIM", "{:.3f}"),
+  "lpips_vgg": ("LPIPS (VGG)", "{:.3f}"),
+  "lpips_alex": ("LPIPS (Alex)", "{:.3f}"),
+  "dists": ("DISTS", "{:.3f}"),
+  "fid": ("FID", "{:.1f}"),
+  "depth_error": ("depth error", "{:.3f}"),
+  "reprojection": ("reprojection, dB", "{:.1f}"),
+  "field_fit": ("field fit, dB", "{:.1f}"),
+}
+
+Scores = dict[str, dict[str, Any]]
+
+
+def to_lists(scores: dict[str, dict[str, np.ndarray]]) -> Scores:
+  """Scores by row and metric for JSON; null where there is none."""
+  return {
+    row: {
+      metric: [float(v) if np.isfinite(v) else None for v in values]
+      for metric, values in by_metric.items()
+    }
+    for row, by_metric in scores.items()
+  }
+
+
+def mean_over_views(scores: Scores) -> Scores:
+  """One number by row and metric; None where no view has any."""
+  return {
+    row: {metric: _mean(values) for metric, values in by_metric.items()}
+    for row, by_metric in scores.items()
+  }
+
+
+def summarise(
+  lines: Sequence[dict[str, Any]],
+  rollouts: Sequence[dict[str, Any]],
+  fid: Callable[[str], float | None],
+) -> Scores:
+  """Means over scenes by row and metric.
+
+  Args:
+    lines: of `store`, with "means" of each scene.
+    rollouts: consistency scores by row, in scenes of their own.
+    fid: of a row's pictures against the truth's; None if unknown.
+  """
+  summary: Scores = {}
+  for row in ROWS:
+    if row not in lines[0]["means"]:
+      continue
+    summary[row] = {
+      metric: _mean([line["means"][row][metric] for line in lines])
+      for metric in lines[0]["means"][row]
+    }
+    distance = fid(row)
+    if distance is not None:
+      summary[row]["fid"] = distance
+    for metric in ("reprojection", "field_fit"):
+      found = [r["scores"][row] for r in rollouts if row in r["scores"]]
+      if found:
+        summary[row][metric] = _mean([f[metric] for f in found])
+        coverage = f"{metric}_coverage"
+        summary[row][coverage] = _mean([f[coverage] for f in found])
+  return summary
+
+
+def table(summary: Scores, samples: int) -> str:
+  """The scores as a Markdown table; columns that no row has are left out."""
+  columns = [
+    name
+    for name in _COLUMNS
+    if any(name in by_metric for by_metric in summary.values())
+  ]
+  head = [_COLUMNS[name][0] for name in columns]
+  lines = [
+    f"| | {' | '.join(head)} |",
+    f"|---|{'---|' * len(columns)}",
+  ]
+  for row, label in ROWS.items():
+    if row not in summary:
+      continue
+    cells = [_cell(summary[row], name) for name in columns]
+    lines.append(f"| {label.format(samples=samples)} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _cell(by_metric: dict[str, Any], name: str) -> str:
+  if name not in by_metric:
+    return ""
+  value = by_metric[name]
+  return "not scored" if value is None else _COLUMNS[name][1].format(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+  known = [v for v in values if v is not None]
+  return float(np.mean(known)) if known else None
