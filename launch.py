@@ -51,6 +51,12 @@ _IMAGES = flags.DEFINE_string(
 _LIMIT = flags.DEFINE_integer(
   "limit", 0, "evaluate: only so many scenes, for a quick look; 0 for all."
 )
+_EXPORT = flags.DEFINE_enum(
+  "export",
+  "",
+  ["", "ply"],
+  "sample: also write points from the depth and a mesh of the field.",
+)
 _SOURCE = flags.DEFINE_string(
   "source", None, "convert: the PyTorch file to read."
 )
@@ -221,6 +227,7 @@ def _sample(config, workdir: str, started: float) -> list[str]:
     loaded.variables,
     workdir,
     _IMAGES.value,
+    _EXPORT.value,
   )
   label = "turntable   " if "mp4" in written else "pictures    "
   given = f" --checkpoint={_CHECKPOINT.value}" if _CHECKPOINT.value else ""

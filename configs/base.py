@@ -241,6 +241,11 @@ def get_config() -> ml_collections.ConfigDict:
   sample.frames = 40
   sample.elevation = 30.0  # degrees, of the orbit
   sample.fps = 12
+  sample.progress = ()  # frames whose way from noise is filmed: (0,)
+  # Of --export=ply. The mesh is where the field's density crosses a level, per
+  # world unit; 0 takes the median density at the points of the depth.
+  sample.mesh_resolution = 128  # points along each side
+  sample.mesh_level = 0.0
 
   # How --images=DIR is understood, see docs/photos.md.
   photos = config.photos = ml_collections.ConfigDict()

@@ -45,6 +45,7 @@ class Rollout:
     model: the model.
     has_denoiser: False draws RGB renders instead of samples.
     place: puts arrays [B,..] on the devices, by default on the first.
+    estimates: keep the estimates of every frame on its way.
   """
 
   def __init__(
@@ -53,11 +54,13 @@ class Rollout:
     model: pipeline.Model,
     has_denoiser: bool = True,
     place: Callable[[Any], Any] = jax.device_put,
+    estimates: bool = False,
   ):
     self._place_arrays = place
     self._config = config
     self._model = model
     self._has_denoiser = has_denoiser
+    self._keep_estimates = estimates
     self._dtype = jnp.dtype(config.rollout.bank_dtype)
     self._sampler = (
       synthesis.build_sampler(config, model) if has_denoiser else None
@@ -217,10 +220,13 @@ class Rollout:
       return views
     # [rows,B,H,W,F]: one feature image for all steps, or one for each.
     features = features[:, :, 0]
-    drawn = self._sampler(
+    drawn, estimates = self._sampler(
       variables, features[0] if len(features) == 1 else features, keys
     )
-    return views._replace(sample=drawn[:, None])
+    views = views._replace(sample=drawn[:, None])
+    if self._keep_estimates:
+      views = views._replace(estimates=jnp.moveaxis(estimates, 0, 1)[:, None])
+    return views
 
 
 def _slot(view: int, given: int, kept: int) -> int:

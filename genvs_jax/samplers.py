@@ -1,10 +1,11 @@
 """Samplers: from noise at the largest sigma to an image.
 
-All share one contract: (denoise, noise, sigmas, step_noise, churn) -> x0.
-`denoise(x, sigma, step)` gives x0 for images x [B,H,W,3] at noise level sigma
-(a scalar), `noise` is unit Gaussian like x, `sigmas` [n+1] descends to 0, and
-`step_noise(step)` is the unit Gaussian [B,H,W,3] that churn adds in a step.
-Each is one `lax.scan`, compiled once whatever the number of steps.
+All share one contract: (denoise, noise, sigmas, step_noise, churn) -> (x0,
+estimates). `denoise(x, sigma, step)` gives x0 for images x [B,H,W,3] at noise
+level sigma (a scalar), `noise` is unit Gaussian like x, `sigmas` [n+1] descends
+to 0, and `step_noise(step)` is the unit Gaussian [B,H,W,3] that churn adds in a
+step. `estimates` [n,B,H,W,3] are what denoise first gave in each step. Each is
+one `lax.scan`, compiled once whatever the number of steps.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 StepNoise = Callable[[jax.Array], jax.Array]
+Result = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +53,15 @@ def euler(
   sigmas: jax.Array,
   step_noise: StepNoise,
   churn: Churn = Churn(),
-) -> jax.Array:
+) -> Result:
   """Euler's method with optional churn: one evaluation a step."""
 
   def step(x, inputs):
     i, sigma, sigma_next = inputs
     x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
-    slope = (x - denoise(x, sigma, i)) / sigma
-    return x + slope * (sigma_next - sigma), None
+    estimate = denoise(x, sigma, i)
+    slope = (x - estimate) / sigma
+    return x + slope * (sigma_next - sigma), estimate
 
   return _scan(step, noise * sigmas[0], sigmas)
 
@@ -69,20 +72,22 @@ def heun(
   sigmas: jax.Array,
   step_noise: StepNoise,
   churn: Churn = Churn(),
-) -> jax.Array:
+) -> Result:
   """Heun's method (EDM, algorithm 2): two evaluations a step but the last."""
 
   def step(x, inputs):
     i, sigma, sigma_next = inputs
     x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
-    slope = (x - denoise(x, sigma, i)) / sigma
+    estimate = denoise(x, sigma, i)
+    slope = (x - estimate) / sigma
     proposal = x + slope * (sigma_next - sigma)
 
     def corrected():
       second = (proposal - denoise(proposal, sigma_next, i)) / sigma_next
       return x + (slope + second) / 2 * (sigma_next - sigma)
 
-    return jax.lax.cond(sigma_next > 0, corrected, lambda: proposal), None
+    x = jax.lax.cond(sigma_next > 0, corrected, lambda: proposal)
+    return x, estimate
 
   return _scan(step, noise * sigmas[0], sigmas)
 
@@ -93,7 +98,7 @@ def dpmpp_2m(
   sigmas: jax.Array,
   step_noise: StepNoise,
   churn: Churn = Churn(),
-) -> jax.Array:
+) -> Result:
   """DPM-Solver++(2M) (Lu et al. 2022): second order, one evaluation a step.
 
   It extrapolates from the previous estimate in h = log(sigma / sigma_next);
@@ -117,19 +122,19 @@ def dpmpp_2m(
     slope = jnp.where(extrapolate, h / (2 * previous_h), 0.0)
     target = estimate + slope * (estimate - previous)
     x = sigma_next / sigma * x - jnp.expm1(-h) * target
-    return (x, estimate, h), None
+    return (x, estimate, h), estimate
 
   x = noise * sigmas[0]
   steps = jnp.arange(len(sigmas) - 1)
   start = (x, jnp.zeros_like(x), jnp.ones(()))
-  (x, _, _), _ = jax.lax.scan(step, start, (steps, sigmas[:-1], sigmas[1:]))
-  return x
+  inputs = (steps, sigmas[:-1], sigmas[1:])
+  (x, _, _), estimates = jax.lax.scan(step, start, inputs)
+  return x, estimates
 
 
-def _scan(step, x, sigmas):
+def _scan(step, x, sigmas) -> Result:
   steps = jnp.arange(len(sigmas) - 1)
-  x, _ = jax.lax.scan(step, x, (steps, sigmas[:-1], sigmas[1:]))
-  return x
+  return jax.lax.scan(step, x, (steps, sigmas[:-1], sigmas[1:]))
 
 
 def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):

@@ -1,14 +1,12 @@
 """`--mode=sample`: rolls scenes out along a path and writes what was drawn.
 
-Each scene gets a folder under WORKDIR/samples: frames as PNG, a film, a GIF, a
-contact sheet and frames.npz with poses, depth and opacity. Frames are written
-as they are drawn, so that a rollout that was killed goes on where it stopped.
+Each scene gets a folder under WORKDIR/samples, see `sample_files`. Frames are
+written as they are drawn, so that a rollout that was killed goes on where it
+stopped.
 """
 
 import io
-import json
 import zipfile
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,16 +17,18 @@ from etils import epath
 from genvs_jax import camera_paths
 from genvs_jax import checkpoints
 from genvs_jax import data
-from genvs_jax import files
+from genvs_jax import exports
 from genvs_jax import photos
 from genvs_jax import pictures
 from genvs_jax import pipeline
 from genvs_jax import pretrained
 from genvs_jax import rollouts
+from genvs_jax import sample_files
 from genvs_jax import sharding
 from genvs_jax import synthesis
 
-# What a finished frame depends on; other values start a rollout anew.
+# What a finished frame depends on, and fields among it that change none;
+# other values start a rollout anew.
 _SECTIONS = (
   "photos",
   "sampler",
@@ -38,6 +38,7 @@ _SECTIONS = (
   "model",
   "rendering",
 )
+_HARMLESS = ("fps", "mesh_resolution", "mesh_level")
 
 
 def sample(
@@ -46,6 +47,7 @@ def sample(
   variables: pipeline.Variables,
   workdir: str,
   images: str = "",
+  export: str = "",
 ) -> dict[str, epath.Path]:
   """Draws scenes along a path.
 
@@ -55,10 +57,12 @@ def sample(
     variables: of the model, on all devices.
     workdir: the files go to `workdir/samples`.
     images: folder or picture to start from instead of a scene of the dataset.
+    export: "ply" also writes points from the depth and a mesh of the field.
 
   Returns:
-    the files of the first scene by kind: mp4, gif, sheet and npz; a sheet of
-    any objects alone if the model has no encoder.
+    the files of the first scene by kind: mp4, gif, sheet, npz, and progress,
+    points and mesh if asked for; a sheet of any objects alone if the model has
+    no encoder.
   """
   root = epath.Path(workdir) / "samples"
   if "encoder" not in variables:
@@ -77,33 +81,28 @@ def sample(
   distance = float(np.linalg.norm(inputs["poses"][0, 0, :3, 3]))
   poses = build_path(config, distance)
   folders = [root / name for name in names]
-  values = checkpoints.config_to_dict(config)
-  told = {name: values[name] for name in _SECTIONS} | {
-    "weights": pretrained.fingerprint(variables),
-    "images": images,
-  }
-  finished = _finished(folders, told, len(poses))
-  if finished:
-    logging.info("going on after %d finished frames", len(finished))
-  has_denoiser = "denoiser" in variables
-  count = len(inputs["scene"])
-  mesh = sharding.make_local_mesh(count)
+  settings = _settings(config, workdir, variables, images)
+  frames = sample_files.read_finished(folders, settings, len(poses))
+  if frames:
+    logging.info("going on after %d finished frames", len(frames))
+  mesh = sharding.make_local_mesh(len(names))
   placed = sharding.split_batch(mesh)
   rollout = rollouts.Rollout(
     config,
     model,
-    has_denoiser,
+    "denoiser" in variables,
     lambda tree: jax.device_put(tree, placed),
+    estimates=bool(options.progress),
   )
-  frames = list(finished)
   variables = jax.device_put(variables, sharding.replicated(mesh))
   for frame in rollout.run(
-    variables, inputs, poses, config.seed, finished=finished
+    variables, inputs, poses, config.seed, finished=tuple(frames)
   ):
+    if len(frames) not in options.progress:
+      frame = frame._replace(estimates=None)
     for b, folder in enumerate(folders):
-      _write_frame(
-        folder, len(frames), jax.tree.map(lambda x, b=b: x[b], frame)
-      )
+      of_scene = jax.tree.map(lambda x, b=b: x[b], frame)
+      sample_files.write_frame(folder, len(frames), of_scene)
     frames.append(frame)
     logging.log_every_n_seconds(
       logging.INFO, "drew %d of %d frames", 10, len(frames), len(poses)
@@ -115,19 +114,58 @@ def sample(
     report.bank_bytes / 2**30,
     report.encoded_again,
   )
+  written = []
   for b, folder in enumerate(folders):
-    of_scene = [jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames]
-    written = _write_scene(
-      folder,
-      of_scene,
-      np.asarray(poses),
-      inputs["intrinsics"][b],
-      list(inputs["images"][b]),
-      options.fps,
+    scene = sample_files.Scene(
+      frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
+      poses=np.asarray(poses),
+      intrinsics=inputs["intrinsics"][b],
+      inputs=list(inputs["images"][b]),
     )
-    if b == 0:
-      first = written
-  return first
+    written.append(sample_files.write_scene(folder, scene, options.fps))
+    if export:
+      of_scene = jax.tree.map(lambda x, b=b: x[b : b + 1], inputs)
+      written[-1] |= _export(config, model, variables, folder, scene, of_scene)
+  return written[0]
+
+
+def _settings(config, workdir, variables, images: str) -> dict[str, Any]:
+  """What finished frames depend on."""
+  values = checkpoints.config_to_dict(config)
+  values["sample"] = {
+    k: v for k, v in values["sample"].items() if k not in _HARMLESS
+  }
+  dataset = data.build_builder(config, workdir).builder_config.name
+  return {name: values[name] for name in _SECTIONS} | {
+    "source": images or dataset,
+    "weights": pretrained.fingerprint(variables),
+  }
+
+
+def _export(
+  config, model, variables, folder, scene, inputs
+) -> dict[str, epath.Path]:
+  """Points from all frames, and a mesh of the field of the input views."""
+  points = exports.points_of_frames(*scene.surfaces())
+  written = {"points": folder / "points.ply"}
+  exports.save_ply(written["points"], points)
+  encode = jax.jit(synthesis.encode_views, static_argnums=0)
+  field = exports.build_field(
+    model, variables, encode(model, variables, inputs)
+  )
+  options = config.sample
+  level = options.mesh_level
+  if not level and len(points.vertices):
+    level = float(np.median(field(points.vertices)[0]))
+  extent = (config.frustum.far - config.frustum.near) / 2
+  try:
+    mesh = exports.mesh_of_field(field, extent, options.mesh_resolution, level)
+  except ValueError as error:
+    logging.warning("no mesh: %s", error)
+    return written
+  written["mesh"] = folder / "mesh.ply"
+  exports.save_ply(written["mesh"], mesh)
+  return written
 
 
 def load_inputs(
@@ -221,100 +259,3 @@ def _read_poses(path: str) -> np.ndarray:
       " camera-to-world"
     )
   return poses.astype(np.float32)
-
-
-def _finished(
-  folders: Sequence[epath.Path], told: dict[str, Any], count: int
-) -> list[synthesis.Views]:
-  """Frames of an earlier rollout of the same kind, for all scenes alike."""
-  wanted = json.dumps(told, sort_keys=True, indent=1)
-  same = all(
-    (f / "rollout.json").exists() and (f / "rollout.json").read_text() == wanted
-    for f in folders
-  )
-  frames = []
-  while same and len(frames) < count:
-    paths = [f / "frames" / f"{len(frames):04d}.npz" for f in folders]
-    if not all(path.exists() for path in paths):
-      break
-    scenes = [_read_frame(path) for path in paths]
-    frames.append(jax.tree.map(lambda *x: np.stack(x), *scenes))
-  for folder in folders:
-    if not same and (folder / "frames").exists():
-      (folder / "frames").rmtree()
-    files.write_whole(folder / "rollout.json", wanted.encode())
-  return frames
-
-
-def _write_frame(folder: epath.Path, index: int, frame: synthesis.Views):
-  """The arrays, and the picture; `frame` has Q = 1 and no B."""
-  buffer = io.BytesIO()
-  arrays = {k: v for k, v in frame._asdict().items() if v is not None}
-  np.savez(buffer, **arrays)
-  name = folder / "frames" / f"{index:04d}"
-  picture = frame.rgb if frame.sample is None else frame.sample
-  pictures.save_png(name.with_suffix(".png"), pictures.to_uint8(picture[0]))
-  files.write_whole(name.with_suffix(".npz"), buffer.getvalue())
-
-
-def _read_frame(path: epath.Path) -> synthesis.Views:
-  with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as loaded:
-    arrays = {name: loaded[name] for name in loaded.files}
-  return synthesis.Views(**{"sample": None, **arrays})
-
-
-def _write_scene(
-  folder: epath.Path,
-  frames: list[synthesis.Views],
-  poses: np.ndarray,
-  intrinsics: np.ndarray,
-  inputs: list[np.ndarray],
-  fps: float,
-) -> dict[str, epath.Path]:
-  """Film, GIF, sheet and arrays of a scene whose frames have no B and Q."""
-  drawn = [f.rgb if f.sample is None else f.sample for f in frames]
-  film = [pictures.to_uint8(picture) for picture in drawn]
-  written = {
-    "mp4": folder / "turntable.mp4",
-    "gif": folder / "turntable.gif",
-    "sheet": folder / "sheet.png",
-    "npz": folder / "frames.npz",
-  }
-  pictures.save_mp4(written["mp4"], film, fps)
-  pictures.save_gif(written["gif"], film, fps)
-  chosen = _evenly(len(frames), 8)
-  shown = [frames[i] for i in chosen]
-  distance = float(np.linalg.norm(poses[0, :3, 3]))
-  near, far = distance - 0.5, distance + 0.5
-  # A model without a denoiser has renders alone, and films those.
-  samples = (
-    [] if frames[0].sample is None else [("samples", [film[i] for i in chosen])]
-  )
-  pictures.save_png(
-    written["sheet"],
-    pictures.sheet(
-      [
-        ("input", inputs),
-        *samples,
-        ("RGB render", [pictures.to_uint8(f.rgb) for f in shown]),
-        ("depth", [synthesis.depth_picture(f, near, far) for f in shown]),
-        ("opacity", [pictures.to_uint8(f.opacity) for f in shown]),
-      ]
-    ),
-  )
-  opacity = np.stack([f.opacity for f in frames])
-  buffer = io.BytesIO()
-  np.savez_compressed(
-    buffer,
-    poses=poses,
-    intrinsics=intrinsics,
-    images=np.stack(film),
-    opacity=opacity,
-    depth=np.stack([f.depth for f in frames]) / np.maximum(opacity, 1e-6),
-  )
-  files.write_whole(written["npz"], buffer.getvalue())
-  return written
-
-
-def _evenly(count: int, wanted: int) -> list[int]:
-  return sorted({round(i) for i in np.linspace(0, count - 1, wanted)})

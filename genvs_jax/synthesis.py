@@ -25,12 +25,15 @@ class Views(NamedTuple):
     rgb: [B,Q,H,W,3] first three channels of the feature render, enlarged.
     depth: [B,Q,H,W] sum of weight times distance, enlarged.
     opacity: [B,Q,H,W], enlarged.
+    estimates: [B,Q,steps,H,W,3] of the picture at each step of the sampler;
+      None unless asked for.
   """
 
   sample: jax.Array | None
   rgb: jax.Array
   depth: jax.Array
   opacity: jax.Array
+  estimates: jax.Array | None = None
 
 
 def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
@@ -49,7 +52,7 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
   def synthesize(variables, batch, poses, keys) -> Views:
     features, views = render_views(model, variables, batch, poses)
     flat = features.reshape(-1, *features.shape[2:])
-    drawn = draw(variables, flat, keys.reshape(-1))
+    drawn, _ = draw(variables, flat, keys.reshape(-1))
     drawn = drawn.reshape(*poses.shape[:2], *drawn.shape[1:])
     return views._replace(sample=drawn)
 
@@ -65,13 +68,14 @@ def build_unconditional(config, model: pipeline.Model) -> Callable:
     # Sampling folds 0, 1, .. into the keys; this number is never reached.
     apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1)
     nothing = pipeline.unconditional_features(model, apart, (len(keys), *shape))
-    return draw(variables, nothing, keys)
+    return draw(variables, nothing, keys)[0]
 
   return jax.jit(synthesize)
 
 
 def build_sampler(config, model: pipeline.Model) -> Callable:
-  """(variables, features, keys [n]) -> pictures [n,H,W,3] in [0,1].
+  """(variables, features, keys [n]) -> pictures [n,H,W,3] in [0,1], and the
+  estimates [steps,n,H,W,3] of them on the way.
 
   Features are [n,H,W,F], or [steps,n,H,W,F] with an image for each step.
   """
@@ -88,7 +92,7 @@ def build_sampler(config, model: pipeline.Model) -> Callable:
   low, high = options.guidance_interval
   size = model.image_size
 
-  def draw(variables, features, keys) -> jax.Array:
+  def draw(variables, features, keys) -> tuple[jax.Array, jax.Array]:
     blank = jnp.zeros((len(keys), size, size, 3))
     # Sampling folds 0, 1, .. into the keys; this number is never reached.
     apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 2)
@@ -114,7 +118,7 @@ def build_sampler(config, model: pipeline.Model) -> Callable:
     drawn = sampler(
       denoise, normal(0), sigmas, lambda step: normal(step + 1), churn
     )
-    return image_ops.to_unit(drawn, model.image_range)
+    return tuple(image_ops.to_unit(x, model.image_range) for x in drawn)
 
   return draw
 

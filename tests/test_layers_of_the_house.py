@@ -31,7 +31,7 @@ FLOORS = (
   ("guards", "workdir", "compilation_cache", "policies"),
   # use
   ("pretrained", "synthesis", "progress", "consistency"),
-  ("warm_start", "validation", "rollouts"),
+  ("warm_start", "validation", "rollouts", "exports", "sample_files"),
   ("sampling",),
   ("resume",),
   ("train",),

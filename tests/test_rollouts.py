@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from genvs_jax import camera_paths
 from genvs_jax import data
@@ -121,7 +122,7 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   config, model, variables, _ = scene
   config = config.copy_and_resolve_references()
   config.sample.scenes, config.sample.frames = 2, 3
-  written = sampling.sample(config, model, variables, str(tmp_path), 8)
+  written = sampling.sample(config, model, variables, str(tmp_path))
   folder = tmp_path / "samples" / "validation_0000"
   names = {p.name for p in folder.iterdir()}
   assert names >= {"turntable.mp4", "turntable.gif", "sheet.png", "frames.npz"}
@@ -133,14 +134,44 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   first = folder / "frames" / "0000.png"
   (folder / "frames" / "0002.npz").unlink()
   stamp = first.stat().st_mtime_ns
-  sampling.sample(config, model, variables, str(tmp_path), 8)
+  sampling.sample(config, model, variables, str(tmp_path))
   assert first.stat().st_mtime_ns == stamp
   with np.load(written["npz"]) as arrays:
     for name, value in arrays.items():
       np.testing.assert_array_equal(value, before[name])
   config.sampler.steps = 2  # another sampler starts anew
-  sampling.sample(config, model, variables, str(tmp_path), 8)
+  sampling.sample(config, model, variables, str(tmp_path))
   assert first.stat().st_mtime_ns > stamp
+
+
+def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames, config.sample.progress = 3, (1,)
+  config.sample.mesh_resolution = 24
+  config.sampler.steps = 3
+  written = sampling.sample(
+    config, model, variables, str(tmp_path), export="ply"
+  )
+  folder = tmp_path / "samples" / "validation_0000"
+  assert written["progress"].name == "progress_0001.mp4"
+  assert not (folder / "progress_0000.mp4").exists()
+  with np.load(folder / "frames" / "0001.npz") as arrays:
+    estimates, sample = arrays["estimates"], arrays["sample"]
+  assert estimates.shape == (1, 3, 32, 32, 3)
+  with Image.open(folder / "progress_0001.png") as sheet:
+    shown = np.asarray(sheet)[48, [84 + 98 * i + 48 for i in range(4)]]
+  expected = [*estimates[0, :, 16, 16], sample[0, 16, 16]]
+  np.testing.assert_array_equal(
+    shown, (np.clip(expected, 0, 1) * 255 + 0.5).astype(np.uint8)
+  )
+  with np.load(folder / "frames" / "0000.npz") as arrays:
+    assert "estimates" not in arrays.files
+  with np.load(written["npz"]) as arrays:
+    opaque = (arrays["opacity"] > 0.5).sum()
+  header = written["points"].read_bytes()[:200]
+  assert f"element vertex {opaque}\n".encode() in header
+  assert b"element face" in written["mesh"].read_bytes()[:300]
 
 
 def test_paths_by_name_and_from_a_file(scene, tmp_path):

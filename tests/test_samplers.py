@@ -49,7 +49,7 @@ def test_order_of_convergence(name, order):
       # Ends above 0, where the last step of every sampler is first order.
       sigmas = jnp.linspace(4.0, 0.1, steps + 1, dtype=jnp.float64)
       start = noise.astype(jnp.float64)
-      end = samplers.SAMPLERS[name](denoise, start, sigmas, no_noise)
+      end, _ = samplers.SAMPLERS[name](denoise, start, sigmas, no_noise)
       scale = np.sqrt((DEVIATION**2 + 0.1**2) / (DEVIATION**2 + 16))
       truth = MEAN + scale * (4.0 * noise - MEAN)
       errors.append(float(jnp.abs(end - truth).max()))
@@ -61,8 +61,13 @@ def test_order_of_convergence(name, order):
 def test_reaches_the_data(name):
   noise = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
   sigmas = samplers.karras_sigmas(400, 0.002, 80.0)
-  end = samplers.SAMPLERS[name](denoise, noise, sigmas, no_noise)
+  end, estimates = samplers.SAMPLERS[name](denoise, noise, sigmas, no_noise)
   np.testing.assert_allclose(end, exact(noise, 80.0), atol=0.05)
+  # The first estimate is that of the noise, the last nearly the end.
+  assert estimates.shape == (400, 1, 8, 8, 3)
+  first = denoise(80.0 * noise, sigmas[0], 0)
+  np.testing.assert_allclose(estimates[0], first, atol=1e-5)
+  np.testing.assert_allclose(estimates[-1], end, atol=1e-3)
 
 
 def test_dpmpp_2m_refuses_churn():
@@ -85,8 +90,8 @@ def test_churn_keeps_the_distribution(name):
     return jax.random.normal(jax.random.key(step + 1), noise.shape)
 
   sigmas = samplers.karras_sigmas(400, 0.002, 80.0)
-  plain = samplers.SAMPLERS[name](denoise, noise, sigmas, no_noise)
-  churned = samplers.SAMPLERS[name](
+  plain, _ = samplers.SAMPLERS[name](denoise, noise, sigmas, no_noise)
+  churned, _ = samplers.SAMPLERS[name](
     denoise, noise, sigmas, step_noise, samplers.Churn(40.0)
   )
   np.testing.assert_allclose(jnp.mean(churned), MEAN, atol=0.02)
@@ -99,11 +104,11 @@ def test_churn_acts_only_between_its_bounds():
   noise = jnp.ones((1, 1, 1, 3))
   sigmas = samplers.karras_sigmas(10, 0.1, 10.0)
   outside = samplers.Churn(4.0, sigma_min=20.0)
-  end = samplers.euler(
+  end, _ = samplers.euler(
     denoise, noise, sigmas, lambda step: jnp.full_like(noise, 9.0), outside
   )
   np.testing.assert_allclose(
-    end, samplers.euler(denoise, noise, sigmas, no_noise), rtol=1e-6
+    end, samplers.euler(denoise, noise, sigmas, no_noise)[0], rtol=1e-6
   )
 
 

