@@ -51,12 +51,19 @@ def load(
 
   Raises:
     CheckpointError: if there is none.
+    ValueError: if its config lacks a field that the model needs.
   """
   train_state.check_weights(weights)
   checkpointer, step = checkpoints.open_existing(path, step)
   with contextlib.closing(checkpointer):
     config = checkpointer.read_config(step)
-    model = pipeline.build_model(config)
+    try:
+      model = pipeline.build_model(config)
+    except AttributeError as error:
+      raise ValueError(
+        f"{path}: the checkpoint's config lacks a field ({error}), so an older"
+        " version of genvs_jax wrote it: use that version"
+      ) from error
     state = jax.eval_shape(lambda: train_state.init_state(config, model))
     wanted = {weights: getattr(state, weights), "buffers": state.buffers}
     everywhere = sharding.replicated(sharding.make_mesh())

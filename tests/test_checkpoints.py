@@ -10,6 +10,7 @@ import pytest
 from configs import cars64
 from genvs_jax import checkpoints
 from genvs_jax import pipeline
+from genvs_jax import pretrained
 from genvs_jax import sharding
 from genvs_jax import train_state
 
@@ -132,3 +133,19 @@ def test_saved_values_are_those_at_the_time_of_saving(tmp_path):
   for i in range(4):
     restored = again.restore(i, checkpoints.abstract_like({"x": x}, place))
     np.testing.assert_array_equal(restored["x"], i)
+
+
+def test_a_config_of_an_older_version_is_named(trained_workdir, monkeypatch):
+  read = checkpoints.Checkpointer.read_config
+
+  def without_field(self, step):
+    config = read(self, step)
+    with config.unlocked():
+      del config.diffusion.unconditional
+    return config
+
+  monkeypatch.setattr(checkpoints.Checkpointer, "read_config", without_field)
+  with pytest.raises(
+    ValueError, match=r"lacks a field .*unconditional.* older"
+  ):
+    pretrained.load(trained_workdir)
