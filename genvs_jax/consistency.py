@@ -135,7 +135,7 @@ class FitOptions:
   half_extent: float = 0.5
   resolutions: tuple[int, ...] = (16, 32, 64)
   steps: int = 300
-  rays: int = 2048
+  rays: int = 4096
   samples: int = 64
   rate: float = 0.1
   hold_out: int = 5
