@@ -43,10 +43,11 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Weights to draw with.")
 def main(argv):
   del argv
   config = _CONFIG.value
-  model = pipeline.build_model(config)
   if _CHECKPOINT.value:
-    variables = pretrained.load(_CHECKPOINT.value).variables
+    loaded = pretrained.load(_CHECKPOINT.value)
+    model, variables = loaded.model, loaded.variables
   else:
+    model = pipeline.build_model(config)
     state = train_state.init_on_devices(config, model)
     variables = train_state.sampling_variables(state, "params")
   variables = jax.tree.map(lambda x: x.addressable_data(0), variables)

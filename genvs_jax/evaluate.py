@@ -1,8 +1,8 @@
 """`--mode=evaluate`: scores scenes never trained on, by a standard protocol.
 
-Scenes are drawn and scored group by group, and each is written as soon as it
-is done: an evaluation that was stopped goes on, and several processes share
-the scenes. At the end one of them writes the summary.
+Scenes are drawn, scored and written group by group: an evaluation that was
+stopped goes on, and several processes share the groups. At the end the first
+of them writes the summary.
 """
 
 import functools
@@ -25,6 +25,7 @@ from genvs_jax import pipeline
 from genvs_jax import pretrained
 from genvs_jax import sampling
 from genvs_jax import sharding
+from genvs_jax import synthesis
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import rollout_scores
 from genvs_jax.evaluation import scene_scores
@@ -34,9 +35,7 @@ from genvs_jax.evaluation import summary
 from genvs_jax.perceptual import distances
 
 RESULTS_FILE = "results.json"
-# What scores depend on, and fields among it that change none of them.
-_SECTIONS = ("model", "frustum", "rendering", "diffusion", "sampler", "seed")
-_ROLLOUT_SECTIONS = ("rollout", "sample")  # what rollouts depend on besides
+# Fields of evaluate that change no scores.
 _HARMLESS = ("scenes", "batch_size", "batch_views", "weights", "rollouts")
 
 
@@ -59,16 +58,19 @@ def evaluate(
 
   Returns:
     what `results.json` holds: "rows" with the mean of each metric by row of
-    the table (None: not scored), and what they were measured on.
+    the table (None: not scored), and what they were measured on. Nothing in
+    processes other than the first.
 
   Raises:
-    ValueError: if there is nothing to score.
+    ValueError: if there is nothing to score, or the processes disagree.
   """
   if "encoder" not in variables:
     raise ValueError(
       "the checkpoint holds a denoiser alone, which draws any object: there is"
       " nothing to score; --mode=sample draws pictures"
     )
+  if limit < 0:
+    raise ValueError(f"--limit is {limit}, expected 0 (all scenes) or more")
   options = config.evaluate
   records = data.load_split(config, workdir, options.split)
   wanted = [n for n in (options.scenes, limit, len(records)) if n > 0]
@@ -78,16 +80,28 @@ def evaluate(
       f"split {options.split} has one scene, expected 2 or more: the row of"
       " another scene's input needs one (or --config.evaluate.baselines=False)"
     )
+  path = sampling.build_path(config, 1.0) if options.rollouts else None
+  if path is not None and len(path) < 5:
+    raise ValueError(
+      f"a rollout of {len(path)} frames cannot be scored for consistency,"
+      " expected 5 or more: set --config.sample.frames"
+    )
   variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
   scorer = scorer_module.Scorer(options.weights)
   for metric, names in scorer.left_out.items():
-    logging.info("%s is left out: no weights %s", metric, ", ".join(names))
+    logging.info(
+      "%s is left out: no weights %s in %s",
+      metric,
+      ", ".join(names),
+      perceptual.weights.folder(options.weights),
+    )
   store = store_module.Store(
     epath.Path(workdir) / "evaluation",
     f"{options.split}_{'_'.join(map(str, options.input_views))}"
     f"_{options.targets}",
     _settings(config, workdir, variables, scorer),
   )
+  _start_together(store)
   mine = functools.partial(_my_groups, store=store, size=options.batch_size)
 
   pending = mine("scenes", scenes)
@@ -98,26 +112,29 @@ def evaluate(
     for group in pending:
       score(group, records)
       logging.info("scored scenes up to %d of %d", group[-1] + 1, len(scenes))
-  values = checkpoints.config_to_dict(config)
-  depends_on = {name: values[name] for name in _ROLLOUT_SECTIONS}
-  kind = f"rollouts_{store_module.digest(depends_on)}"
   rolled_out = scenes[: options.rollouts]
+  values = checkpoints.config_to_dict(config)
+  depends_on = files.digest([values["rollout"], path])
+  kind = f"rollouts_{depends_on[:8]}"
   pending = mine(kind, rolled_out)
   if pending:
     score_rollouts = rollout_scores.build_rollout_scores(
       config, model, variables, len(pending[0])
     )
     for group in pending:
-      loaded = [protocol.load_scene(config, records, i) for i in group]
-      distance = float(np.linalg.norm(loaded[0].inputs["poses"][0, :3, 3]))
-      poses = sampling.build_path(config, distance)
-      for i, line in zip(group, score_rollouts(loaded, poses), strict=True):
-        store.write(kind, i, {"frames": len(poses), "scores": line})
+      inputs = [protocol.load_inputs(config, records[i]) for i in group]
+      poses = [sampling.build_path(config, _distance(x)) for x in inputs]
+      for line in score_rollouts(inputs, group, np.stack(poses)):
+        store.write(kind, line["scene"], line)
       logging.info(
         "scored rollouts up to %d of %d", group[-1] + 1, len(rolled_out)
       )
   sharding.wait_for_all("scored")
-  return _finish(config, scorer, store, scenes, store.read(kind, rolled_out))
+  if jax.process_index():
+    return {}
+  lines = store.read("scenes", scenes)
+  rollouts = store.read(kind, rolled_out)
+  return _summarise(config, scorer, store, lines, rollouts)
 
 
 def write_results(
@@ -139,12 +156,29 @@ def _settings(config, workdir, variables, scorer) -> dict[str, Any]:
     "metrics": scorer.names + ["fid"] * scorer.has_fid,
     "dataset": data.build_builder(config, workdir).builder_config.name,
     "weights": pretrained.fingerprint(variables),
-    **{name: values[name] for name in _SECTIONS},
+    **{name: values[name] for name in synthesis.CONFIG_SECTIONS},
   }
 
 
+def _start_together(store: store_module.Store) -> None:
+  """Makes the folder; refuses processes that would not fill the same one."""
+  if jax.process_index() == 0:
+    store.start()
+  if not sharding.all_agree(int(store.digest[:8], 16)):
+    raise ValueError(
+      "the processes would score different things: they need the same --config,"
+      " the same checkpoint (--step) and the same metrics' weights"
+      " (--config.evaluate.weights on a disk that all share)"
+    )
+  if not store.started():
+    raise ValueError(
+      f"{store.folder} was made by another process and is not here: --workdir"
+      " must lie on a disk that all processes share"
+    )
+
+
 def _my_groups(
-  kind: str, scenes: Sequence[int], *, store, size: int
+  kind: str, scenes: Sequence[int], *, store: store_module.Store, size: int
 ) -> list[list[int]]:
   """This process's share of the scenes that are left, in groups."""
   left = [i for i in scenes if not store.has(kind, i)]
@@ -153,18 +187,26 @@ def _my_groups(
     logging.info("%d of %d %s are done", done, len(scenes), kind)
   # Every process has looked before any writes.
   sharding.wait_for_all(kind)
+  count = jax.process_count()
+  size = min(size, max(-(-len(left) // count), 1))
   groups = [left[i : i + size] for i in range(0, len(left), size)]
-  return groups[jax.process_index() :: jax.process_count()]
+  return groups[jax.process_index() :: count]
 
 
-def _finish(config, scorer, store, scenes, rollouts) -> dict[str, Any]:
-  """The summary of what all processes wrote; one of them writes it down."""
-  lines = store.read("scenes", scenes)
-  truth = store.features(scenes, "truth")
+def _summarise(config, scorer, store, lines, rollouts) -> dict[str, Any]:
+  """Writes the lines and the table, and returns the results."""
+  statistics = {}
+  if scorer.has_fid:
+    for line in lines:
+      for row, features in store.features(line["scene"]).items():
+        found = statistics.setdefault(row, distances.FeatureStatistics())
+        found.add(features)
+  truth = statistics.pop("truth", None)
 
   def fid(row: str) -> float | None:
-    features = None if truth is None else store.features(scenes, row)
-    return None if features is None else distances.frechet(features, truth)
+    if row not in statistics or truth.count < 2:
+      return None
+    return distances.frechet(statistics[row], truth)
 
   rows = summary.summarise(lines, rollouts, fid)
   views = sum(len(line["views"]) for line in lines)
@@ -187,12 +229,14 @@ def _finish(config, scorer, store, scenes, rollouts) -> dict[str, Any]:
     }
   if truth is not None:
     results["fid"] = {"flavour": perceptual.FID_FLAVOUR, "images": views}
-  if jax.process_index() == 0:
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    files.write_whole(store.folder / "scores.jsonl", text.encode())
-    shown = table(results)
-    files.write_whole(store.folder / "table.md", f"{shown}\n".encode())
-    pictures.save_png(store.folder / "sheet.png", _sheet(store.read_shown()))
+  for line, rollout in zip(lines, rollouts, strict=False):
+    line["rollout"] = rollout
+  text = "".join(json.dumps(x) + "\n" for x in [*lines, {"dataset": results}])
+  files.write_whole(store.folder / "scores.jsonl", text.encode())
+  shown = table(results)
+  files.write_whole(store.folder / "table.md", f"{shown}\n".encode())
+  sheet = _sheet(store.read_shown())
+  pictures.save_png(store.folder / "sheet.png", sheet)
   return results
 
 
@@ -218,6 +262,11 @@ def table(results: dict[str, Any]) -> str:
     )
   shown = summary.table(results["rows"], results["samples"])
   return shown + "\n\n" + " ".join(notes)
+
+
+def _distance(inputs: dict[str, np.ndarray]) -> float:
+  """Of the first input camera from the origin."""
+  return float(np.linalg.norm(inputs["poses"][0, :3, 3]))
 
 
 def _views(inputs: Sequence[int]) -> str:

@@ -1,7 +1,12 @@
 """Small files that appear whole or not at all, on disk and in buckets."""
 
+import hashlib
+import json
 import os
+import secrets
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 
@@ -16,9 +21,22 @@ def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
   if is_remote(path):
     path.write_bytes(content)
     return path
-  part = path.with_name(f".{path.name}.part")
+  # Another process may be writing the same file.
+  part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
   part.write_bytes(content)
   return part.replace(path)
+
+
+def digest(value: Any) -> str:
+  """Sixteen digits that tell values apart: JSON, with NumPy arrays in it."""
+
+  def encode(array):
+    array = np.ascontiguousarray(array)
+    content = hashlib.sha256(array.tobytes()).hexdigest()
+    return [str(array.dtype), list(array.shape), content]
+
+  text = json.dumps(value, sort_keys=True, default=encode)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def user_cache(name: str) -> epath.Path:

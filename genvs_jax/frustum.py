@@ -30,6 +30,12 @@ class NearFar:
   image_size: tuple[int, int]
   align_corners = False
 
+  @property
+  def half_extent(self) -> float:
+    """Of the cube around the origin that cameras at their usual distance, in
+    the middle of near and far, cover; world units."""
+    return (self.far - self.near) / 2
+
   def coordinates(
     self, points: jax.Array, poses: jax.Array, intrinsics: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
@@ -76,6 +82,7 @@ class UnitCube:
 
   min_near: float = 0.5
   align_corners = True
+  half_extent = 1.0
 
   def coordinates(
     self, points: jax.Array, poses: jax.Array, intrinsics: jax.Array

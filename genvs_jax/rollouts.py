@@ -9,6 +9,7 @@ is encoded again from its picture, and counted.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from genvs_jax import pipeline
 from genvs_jax import policies
@@ -28,7 +30,7 @@ class Report:
 
   Attributes:
     slots: of the bank, per scene.
-    bank_bytes: of all its volumes.
+    bank_bytes: of all its volumes, slots for views encoded again included.
     encoded_again: views that no longer had a slot when they were picked.
   """
 
@@ -45,7 +47,7 @@ class Rollout:
     model: the model.
     has_denoiser: False draws RGB renders instead of samples.
     place: puts arrays [B,..] on the devices, by default on the first.
-    estimates: keep the estimates of every frame on its way.
+    progress: frames whose estimates at each step are kept.
   """
 
   def __init__(
@@ -54,13 +56,13 @@ class Rollout:
     model: pipeline.Model,
     has_denoiser: bool = True,
     place: Callable[[Any], Any] = jax.device_put,
-    estimates: bool = False,
+    progress: Collection[int] = (),
   ):
     self._place_arrays = place
     self._config = config
     self._model = model
     self._has_denoiser = has_denoiser
-    self._keep_estimates = estimates
+    self._progress = progress
     self._dtype = jnp.dtype(config.rollout.bank_dtype)
     self._sampler = (
       synthesis.build_sampler(config, model) if has_denoiser else None
@@ -83,7 +85,8 @@ class Rollout:
       variables: of the model.
       inputs: images u8 [B,V,H,W,3], poses [B,V,4,4], intrinsics [B,4] and
         scene [B], whose number goes into the noise.
-      poses: [frames,4,4] camera-to-world.
+      poses: [frames,4,4] camera-to-world, or [B,frames,4,4] with a path for
+        each scene.
       seed: of the sampling noise and of random choices.
       finished: frames that an earlier rollout of the same kind drew.
 
@@ -91,24 +94,24 @@ class Rollout:
       one `Views` with Q = 1 per pose that is left, NumPy arrays.
     """
     count, given = inputs["images"].shape[:2]
-    total = given + len(poses)
+    poses = np.asarray(poses)
+    poses = np.broadcast_to(poses, (count, *poses.shape[-3:]))
+    frames = poses.shape[1]
+    if len(finished) == frames:
+      return
     policy = policies.build_policy(
       self._config, given, self._config.sampler.steps
     )
     pictures = [inputs["images"][:, i] / np.float32(255) for i in range(given)]
-    all_poses = np.concatenate(
-      [
-        np.asarray(inputs["poses"]),
-        np.broadcast_to(poses, (count, *np.shape(poses))),
-      ],
-      1,
-    )
-    keys = synthesis.view_keys(seed, inputs["scene"], np.arange(len(poses)))
-    bank = self._empty_bank(count, given, total)
+    all_poses = np.concatenate([np.asarray(inputs["poses"]), poses], 1)
+    keys = synthesis.view_keys(seed, inputs["scene"], np.arange(frames))
+    # The last frame conditions nothing, and with some policies no frame does.
+    uses_frames = self._config.rollout.policy != "input"
+    bank = self._empty_bank(count, given, (frames - 1) * uses_frames)
     kept = self.report.slots
     for view in range(given):
       bank = self._encode(variables, bank, pictures[view], view)
-    for frame in range(len(poses)):
+    for frame in range(frames):
       view = given + frame
       if frame < len(finished):
         drawn = finished[frame]
@@ -118,7 +121,7 @@ class Rollout:
             policy(
               all_poses[b, :view],
               given,
-              poses[frame],
+              poses[b, frame],
               np.random.default_rng([seed, int(scene), frame]),
             )
             for b, scene in enumerate(inputs["scene"])
@@ -131,33 +134,47 @@ class Rollout:
           rows >= 0,
           np.stack([all_poses[b][picked[b]] for b in range(count)]),
           inputs["intrinsics"],
-          np.broadcast_to(poses[frame], (count, 4, 4)),
+          poses[:, frame],
           keys[:, frame],
         )
         drawn = self.draw(variables, bank, *self._place_arrays(arrays))
+        if frame not in self._progress:
+          drawn = drawn._replace(estimates=None)
         drawn = jax.tree.map(np.asarray, drawn)
         yield drawn
       picture = drawn.rgb if drawn.sample is None else drawn.sample
       pictures.append(picture[:, 0])
-      if frame < len(poses) - 1:
+      if uses_frames and frame < frames - 1:
         slot = _slot(view, given, kept)
         bank = self._encode(variables, bank, pictures[view], slot)
 
-  def _empty_bank(self, count: int, given: int, total: int) -> jax.Array:
-    """Zeros [B,slots,H,W,D,C], room for re-encoded views included."""
+  def _empty_bank(self, count: int, given: int, frames: int) -> jax.Array:
+    """Zeros [B,slots,H,W,D,C] for inputs, frames, and views encoded again."""
     size, encoder = self._model.image_size, self._model.encoder
     shape = (size, size, encoder.depth_planes, encoder.channels)
     one = count * int(np.prod(shape)) * self._dtype.itemsize
-    room = int(self._config.rollout.bank_gib * 2**30 // one)
-    kept = min(total, max(room, given + 1))
     options = self._config.rollout
-    picked = {
-      "input": 0,
-      "reference": options.random_views + 1,
-      "nearest": options.nearest_views,
-      "stochastic": self._config.sampler.steps,
-    }[options.policy]
-    spare = 0 if kept == total else picked
+    room = int(options.bank_gib * 2**30 // one)
+    kept, spare = given + frames, 0
+    if kept > room:
+      # Views without a slot are encoded again, each into a slot of its own.
+      picked = {
+        "input": 0,
+        "reference": options.random_views,
+        "nearest": options.nearest_views,
+        "stochastic": self._config.sampler.steps,
+      }[options.policy]
+      spare = min(picked, frames)
+      kept = max(room - spare, given + min(frames, 1))
+      spare = min(spare, given + frames - kept)
+    if kept + spare > room:
+      logging.warning(
+        "rollout.bank_gib is %.2f, but the views that policy %r may pick at"
+        " once take %.2f GiB",
+        options.bank_gib,
+        options.policy,
+        (kept + spare) * one / 2**30,
+      )
     self.report = Report(kept, one * (kept + spare))
     return self._place_arrays(
       jnp.zeros((count, kept + spare, *shape), self._dtype)
@@ -224,7 +241,7 @@ class Rollout:
       variables, features[0] if len(features) == 1 else features, keys
     )
     views = views._replace(sample=drawn[:, None])
-    if self._keep_estimates:
+    if self._progress:
       views = views._replace(estimates=jnp.moveaxis(estimates, 0, 1)[:, None])
     return views
 

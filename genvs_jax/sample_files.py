@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from genvs_jax import files
@@ -56,25 +57,29 @@ class Scene:
 
 
 def read_finished(
-  folders: Sequence[epath.Path], told: dict[str, Any], count: int
+  folders: Sequence[epath.Path], settings: dict[str, Any], count: int
 ) -> list[synthesis.Views]:
-  """Frames of an earlier rollout of the same kind, for all scenes alike."""
-  wanted = json.dumps(told, sort_keys=True, indent=1)
-  same = all(
-    (f / "rollout.json").exists() and (f / "rollout.json").read_text() == wanted
-    for f in folders
-  )
+  """Frames that an earlier rollout of the same kind drew for all scenes.
+
+  A folder that holds a rollout of another kind is renamed to NAME.before.
+  """
+  wanted = json.dumps(settings, sort_keys=True, indent=1)
+  for folder in folders:
+    told = folder / "rollout.json"
+    if folder.exists() and not (told.exists() and told.read_text() == wanted):
+      before = folder.with_name(f"{folder.name}.before")
+      if before.exists():
+        before.rmtree()
+      folder.rename(before)
+      logging.info("%s was drawn otherwise, and is now %s", folder, before)
+    files.write_whole(told, wanted.encode())
   frames = []
-  while same and len(frames) < count:
+  while len(frames) < count:
     paths = [f / "frames" / f"{len(frames):04d}.npz" for f in folders]
     if not all(path.exists() for path in paths):
       break
     scenes = [_read_frame(path) for path in paths]
     frames.append(jax.tree.map(lambda *x: np.stack(x), *scenes))
-  for folder in folders:
-    if not same and (folder / "frames").exists():
-      (folder / "frames").rmtree()
-    files.write_whole(folder / "rollout.json", wanted.encode())
   return frames
 
 
@@ -96,9 +101,16 @@ def _read_frame(path: epath.Path) -> synthesis.Views:
 
 
 def write_scene(
-  folder: epath.Path, scene: Scene, fps: float
+  folder: epath.Path, scene: Scene, fps: float, half_extent: float
 ) -> dict[str, epath.Path]:
-  """Film, GIF, sheet and arrays, and films of the sampler's progress."""
+  """Film, GIF, sheet and arrays, and films of the sampler's progress.
+
+  Args:
+    folder: of the scene.
+    scene: what was drawn.
+    fps: frames per second of the films.
+    half_extent: of the scene around the origin, for the shades of the depth.
+  """
   frames = scene.frames
   film = scene.pictures()
   written = {
@@ -112,7 +124,7 @@ def write_scene(
   chosen = _evenly(len(frames), _SHOWN)
   shown = [frames[i] for i in chosen]
   distance = float(np.linalg.norm(scene.poses[0, :3, 3]))
-  near, far = distance - 0.5, distance + 0.5
+  near, far = distance - half_extent, distance + half_extent
   # A model without a denoiser has renders alone, and films those.
   samples = (
     [] if frames[0].sample is None else [("samples", [film[i] for i in chosen])]

@@ -5,6 +5,7 @@ written as they are drawn, so that a rollout that was killed goes on where it
 stopped.
 """
 
+import functools
 import io
 import zipfile
 from typing import Any
@@ -18,6 +19,7 @@ from genvs_jax import camera_paths
 from genvs_jax import checkpoints
 from genvs_jax import data
 from genvs_jax import exports
+from genvs_jax import files
 from genvs_jax import photos
 from genvs_jax import pictures
 from genvs_jax import pipeline
@@ -26,19 +28,6 @@ from genvs_jax import rollouts
 from genvs_jax import sample_files
 from genvs_jax import sharding
 from genvs_jax import synthesis
-
-# What a finished frame depends on, and fields among it that change none;
-# other values start a rollout anew.
-_SECTIONS = (
-  "photos",
-  "sampler",
-  "rollout",
-  "sample",
-  "seed",
-  "model",
-  "rendering",
-)
-_HARMLESS = ("fps", "mesh_resolution", "mesh_level")
 
 
 def sample(
@@ -66,6 +55,11 @@ def sample(
   """
   root = epath.Path(workdir) / "samples"
   if "encoder" not in variables:
+    if images or export:
+      raise ValueError(
+        "the checkpoint holds a denoiser alone, which draws any object:"
+        " --images and --export need an encoder and a field"
+      )
     keys = jax.random.split(jax.random.key(config.seed), 8)
     drawn = synthesis.build_unconditional(config, model)(variables, keys)
     path = root / "unconditional.png"
@@ -78,11 +72,13 @@ def sample(
   else:
     inputs = load_inputs(config, model, workdir)
     names = [f"{options.split}_{i:04d}" for i in inputs["scene"]]
-  distance = float(np.linalg.norm(inputs["poses"][0, 0, :3, 3]))
-  poses = build_path(config, distance)
+  # Each scene is seen from as far as its first input view.
+  distances = np.linalg.norm(inputs["poses"][:, 0, :3, 3], axis=-1)
+  poses = np.stack([build_path(config, float(d)) for d in distances])
   folders = [root / name for name in names]
-  settings = _settings(config, workdir, variables, images)
-  frames = sample_files.read_finished(folders, settings, len(poses))
+  count = poses.shape[1]
+  settings = _settings(config, variables, inputs, poses)
+  frames = sample_files.read_finished(folders, settings, count)
   if frames:
     logging.info("going on after %d finished frames", len(frames))
   mesh = sharding.make_local_mesh(len(names))
@@ -92,20 +88,18 @@ def sample(
     model,
     "denoiser" in variables,
     lambda tree: jax.device_put(tree, placed),
-    estimates=bool(options.progress),
+    progress=tuple(options.progress),
   )
   variables = jax.device_put(variables, sharding.replicated(mesh))
   for frame in rollout.run(
     variables, inputs, poses, config.seed, finished=tuple(frames)
   ):
-    if len(frames) not in options.progress:
-      frame = frame._replace(estimates=None)
     for b, folder in enumerate(folders):
       of_scene = jax.tree.map(lambda x, b=b: x[b], frame)
       sample_files.write_frame(folder, len(frames), of_scene)
     frames.append(frame)
     logging.log_every_n_seconds(
-      logging.INFO, "drew %d of %d frames", 10, len(frames), len(poses)
+      logging.INFO, "drew %d of %d frames", 10, len(frames), count
     )
   report = rollout.report
   logging.info(
@@ -115,49 +109,46 @@ def sample(
     report.encoded_again,
   )
   written = []
+  extent = model.frustum.half_extent
+  encode = jax.jit(functools.partial(synthesis.encode_views, model))
   for b, folder in enumerate(folders):
     scene = sample_files.Scene(
       frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
-      poses=np.asarray(poses),
+      poses=poses[b],
       intrinsics=inputs["intrinsics"][b],
       inputs=list(inputs["images"][b]),
     )
-    written.append(sample_files.write_scene(folder, scene, options.fps))
+    written.append(sample_files.write_scene(folder, scene, options.fps, extent))
     if export:
       of_scene = jax.tree.map(lambda x, b=b: x[b : b + 1], inputs)
-      written[-1] |= _export(config, model, variables, folder, scene, of_scene)
+      field = exports.build_field(model, variables, encode(variables, of_scene))
+      written[-1] |= _export(options, folder, scene, field, extent)
   return written[0]
 
 
-def _settings(config, workdir, variables, images: str) -> dict[str, Any]:
+def _settings(config, variables, inputs, poses) -> dict[str, Any]:
   """What finished frames depend on."""
   values = checkpoints.config_to_dict(config)
-  values["sample"] = {
-    k: v for k, v in values["sample"].items() if k not in _HARMLESS
-  }
-  dataset = data.build_builder(config, workdir).builder_config.name
-  return {name: values[name] for name in _SECTIONS} | {
-    "source": images or dataset,
+  sections = (*synthesis.CONFIG_SECTIONS, "rollout")
+  return {name: values[name] for name in sections} | {
+    "progress": values["sample"]["progress"],
     "weights": pretrained.fingerprint(variables),
+    "inputs": files.digest(inputs),
+    "poses": files.digest(poses),
   }
 
 
 def _export(
-  config, model, variables, folder, scene, inputs
+  options, folder: epath.Path, scene: sample_files.Scene, field, extent: float
 ) -> dict[str, epath.Path]:
   """Points from all frames, and a mesh of the field of the input views."""
   points = exports.points_of_frames(*scene.surfaces())
   written = {"points": folder / "points.ply"}
   exports.save_ply(written["points"], points)
-  encode = jax.jit(synthesis.encode_views, static_argnums=0)
-  field = exports.build_field(
-    model, variables, encode(model, variables, inputs)
-  )
-  options = config.sample
-  level = options.mesh_level
-  if not level and len(points.vertices):
-    level = float(np.median(field(points.vertices)[0]))
-  extent = (config.frustum.far - config.frustum.near) / 2
+  if not len(points.vertices):
+    logging.warning("no mesh: no pixel of any frame is half opaque")
+    return written
+  level = options.mesh_level or float(np.median(field(points.vertices)[0]))
   try:
     mesh = exports.mesh_of_field(field, extent, options.mesh_resolution, level)
   except ValueError as error:
@@ -224,7 +215,9 @@ def build_path(config, distance: float) -> np.ndarray:
     "orbit": lambda: camera_paths.orbit(
       options.frames, options.elevation, distance
     ),
-    "srn_spiral": lambda: camera_paths.srn_spiral(distance, options.frames),
+    "srn_spiral": lambda: camera_paths.srn_spiral(distance)[
+      np.round(np.linspace(0, 250, options.frames)).astype(int)
+    ],
     "reference_spiral": lambda: camera_paths.reference_spiral(
       options.frames, 1, (0.0, 80.0), distance
     ),
@@ -232,6 +225,8 @@ def build_path(config, distance: float) -> np.ndarray:
       options.frames, 2, (-10.0, 60.0), distance
     ),
   }
+  if options.frames < 1:
+    raise ValueError(f"sample.frames is {options.frames}, expected 1 or more")
   if options.path in paths:
     return np.asarray(paths[options.path]())
   if not epath.Path(options.path).exists():
@@ -257,5 +252,13 @@ def _read_poses(path: str) -> np.ndarray:
     raise ValueError(
       f"{path}: poses have shape {poses.shape}, expected [frames,4,4]"
       " camera-to-world"
+    )
+  turned = poses[:, :3, :3] @ np.swapaxes(poses[:, :3, :3], 1, 2)
+  rigid = np.abs(turned - np.eye(3)).max((1, 2)) < 1e-3
+  rigid &= np.linalg.det(poses[:, :3, :3]) > 0
+  if not rigid.all():
+    raise ValueError(
+      f"{path}: pose {np.argmin(rigid)} is no rotation and translation,"
+      " expected OpenCV camera-to-world matrices in world units"
     )
   return poses.astype(np.float32)

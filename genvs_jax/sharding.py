@@ -197,6 +197,14 @@ def wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+def all_agree(value: int) -> bool:
+  """Whether every process has the same number, 32 bits; all must ask."""
+  if jax.process_count() == 1:
+    return True
+  values = multihost_utils.process_allgather(np.uint32(value))
+  return bool((values == values[0]).all())
+
+
 def any_process(flag: bool) -> bool:
   """Whether the flag is set in any process; all must ask, and wait here."""
   if jax.process_count() == 1:
@@ -219,7 +227,8 @@ def ending_at_once() -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     text = (str(error).strip().splitlines() or [repr(error)])[0]
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    failed = isinstance(error, jax.errors.JaxRuntimeError)
+    if failed and "RESOURCE_EXHAUSTED" not in text:
       text = (
         f"lost another process ({text[:200]}): start all of them again to go"
         " on from the newest checkpoint"

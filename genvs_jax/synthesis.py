@@ -16,6 +16,16 @@ from genvs_jax import pictures
 from genvs_jax import pipeline
 from genvs_jax import samplers
 
+# Sections of the config that decide, with the weights, what a view looks like.
+CONFIG_SECTIONS = (
+  "model",
+  "frustum",
+  "rendering",
+  "diffusion",
+  "sampler",
+  "seed",
+)
+
 
 class Views(NamedTuple):
   """Drawn views; all in [0,1] but depth, which is in world units.

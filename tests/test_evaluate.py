@@ -39,8 +39,11 @@ def folder_of(results) -> pathlib.Path:
 
 
 def read_lines(results) -> list[dict]:
+  """A line per scene; the last one is of the dataset."""
   text = (folder_of(results) / "scores.jsonl").read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  *lines, last = [json.loads(line) for line in text.splitlines()]
+  assert last == {"dataset": results}
+  return lines
 
 
 def test_targets_of_the_published_protocols():
@@ -108,13 +111,13 @@ def test_an_evaluation_goes_on_scene_by_scene(scored, tmp_path, monkeypatch):
   def spy(self, group, records):
     scored_scenes.extend(group)
     if len(scored_scenes) == 2:
-      raise KeyboardInterrupt
+      raise InterruptedError
     score(self, group, records)
 
   monkeypatch.setattr(scene_scores.SceneScores, "__call__", spy)
   again = str(tmp_path / "b")
   evaluate.evaluate(config, model, variables, again, limit=1)
-  with pytest.raises(KeyboardInterrupt):
+  with pytest.raises(InterruptedError):
     evaluate.evaluate(config, model, variables, again)
   results = evaluate.evaluate(config, model, variables, again)
   assert scored_scenes == [0, 1, 1, 2]
@@ -185,7 +188,9 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
   assert rows["render"]["depth_error"] > 0
   assert "depth_error" not in rows["sample"]
   for row in ("render", "sample"):
-    assert 0 <= rows[row]["reprojection_coverage"] <= 1
+    found = line["rollout"]["scores"][row]
+    assert 0 <= found["reprojection_coverage"] <= 1
+    assert rows[row]["field_fit"] == found["field_fit"]
   # The input copy is the nearer of the two views, seen from the origin.
   records = data.load_split(config, "", "validation")
   scene = protocol.load_scene(config, records, 0)
@@ -229,7 +234,11 @@ def test_perceptual_metrics_come_with_their_weights(
     np.concatenate([f[row] for f in stored]) for row in ("render", "truth")
   )
   assert drawn.shape == (6, 4 * 2 * 3)
-  assert results["rows"]["render"]["fid"] == distances.frechet(drawn, truth)
+  statistics = [distances.FeatureStatistics() for _ in range(2)]
+  for found, features in zip(statistics, (drawn, truth), strict=True):
+    found.add(features)
+  expected = distances.frechet(*statistics)
+  assert results["rows"]["render"]["fid"] == pytest.approx(expected)
   assert results["fid"]["images"] == 6
   text = evaluate.table(results)
   assert "FID over 6 pictures" in text and "pytorch-fid" in text

@@ -107,7 +107,10 @@ def test_means_are_over_views_and_then_over_scenes():
   rows = summary.summarise(lines, rolled, lambda row: 7.25)
   assert rows["render"]["psnr"] == 22.5  # (15 + 30) / 2
   assert rows["render"]["reprojection"] == 20
-  rows["render"]["field_fit"] = None
+  rows["render"] |= {"field_fit": None, "field_fit_coverage": 0.1}
   head, _, row = summary.table(rows, 1).splitlines()
-  assert head == "| | PSNR, dB | FID | reprojection, dB | field fit, dB |"
-  assert row == "| RGB render | 22.50 | 7.2 | 20.0 | not scored |"
+  assert head.split(" | ")[1:3] == ["PSNR, dB", "FID"]
+  assert row == (
+    "| RGB render | 22.50 | 7.2 | 20.0 (20.00, 1 of 2 scenes)"
+    " | not scored (0.10, 1 of 2 scenes) |"
+  )

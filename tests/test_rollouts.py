@@ -42,9 +42,10 @@ def test_one_compilation_serves_all_frames(drawn):
   assert len(frames) == 6 and rollout.draw._cache_size() == 1
   assert rollout._encode_into._cache_size() == 1
   assert frames[0].sample.shape == (2, 1, 32, 32, 3)
-  assert rollout.report.encoded_again == 0 and rollout.report.slots == 7
+  assert rollout.report.encoded_again == 0 and rollout.report.slots == 6
   volume = 2 * 32 * 32 * 4 * 8 * 4
-  assert rollout.report.bank_bytes == 7 * volume
+  # The input view and all frames but the last, which conditions nothing.
+  assert rollout.report.bank_bytes == 6 * volume
 
 
 def test_later_frames_depend_on_earlier_ones(scene, drawn):
@@ -80,7 +81,8 @@ def test_a_small_bank_draws_the_same_and_encodes_again(scene, drawn):
   config.rollout.bank_gib = 3.5 * volume / 2**30
   small = rollouts.Rollout(config, model)
   frames = list(small.run(variables, inputs, POSES, 0))
-  assert small.report.slots == 3 and small.report.encoded_again > 0
+  assert small.report.slots == 2 and small.report.encoded_again > 0
+  assert small.report.bank_bytes == 3 * volume  # one to encode again in
   for ours, theirs in zip(frames, drawn[1], strict=True):
     np.testing.assert_allclose(ours.sample, theirs.sample, atol=1e-4)
 
@@ -142,6 +144,24 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   config.sampler.steps = 2  # another sampler starts anew
   sampling.sample(config, model, variables, str(tmp_path))
   assert first.stat().st_mtime_ns > stamp
+  old = tmp_path / "samples" / "validation_0000.before" / "frames" / "0000.png"
+  assert old.stat().st_mtime_ns == stamp
+
+
+def test_frames_of_other_poses_are_not_taken_for_finished(scene, tmp_path):
+  """The path's file keeps its name and changes what it holds."""
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sampler.steps = 1
+  config.sample.path = str(tmp_path / "poses.npy")
+  drawn = []
+  for poses in (POSES[:2], POSES[1:3]):
+    np.save(tmp_path / "poses.npy", poses)
+    written = sampling.sample(config, model, variables, str(tmp_path))
+    with np.load(written["npz"]) as arrays:
+      np.testing.assert_array_equal(arrays["poses"], poses)
+      drawn.append(arrays["opacity"])
+  assert np.abs(drawn[0][0] - drawn[1][0]).max() > 1e-3
 
 
 def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
@@ -180,12 +200,19 @@ def test_paths_by_name_and_from_a_file(scene, tmp_path):
   np.testing.assert_array_equal(
     sampling.build_path(config, 1.3), camera_paths.srn_spiral()
   )
+  config.sample.frames = 11
+  np.testing.assert_array_equal(
+    sampling.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
+  )
   np.savez(tmp_path / "poses.npz", poses=POSES)
   config.sample.path = str(tmp_path / "poses.npz")
   np.testing.assert_array_equal(sampling.build_path(config, 1.3), POSES)
   np.save(tmp_path / "bad.npy", POSES[:, :3])
   config.sample.path = str(tmp_path / "bad.npy")
   with pytest.raises(ValueError, match=r"shape \(6, 3, 4\), expected \[fram"):
+    sampling.build_path(config, 1.3)
+  np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
+  with pytest.raises(ValueError, match="pose 0 is no rotation and translation"):
     sampling.build_path(config, 1.3)
   config.sample.path = "spiral"
   with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):

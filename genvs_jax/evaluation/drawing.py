@@ -100,18 +100,17 @@ def build_drawing(
         for s in scenes
       ]
       poses = np.stack([s.poses[i] for s, i in zip(scenes, at, strict=True)])
-      keys = [
+      keys = jnp.stack(
         [
-          synthesis.view_keys(config.seed + k, [s.scene], s.views[i])[0]
+          synthesis.view_keys(config.seed, [s.scene], s.views[i])[0]
           for s, i in zip(scenes, at, strict=True)
         ]
-        for k in range(samples)
-      ]
+      )
       drawn = draw(
         variables,
         inputs,
         jax.device_put(poses, split),
-        jnp.array([jnp.stack(of_sample) for of_sample in keys]),
+        _sample_keys(keys, samples),
       )
       pieces.append(jax.device_get(drawn))
     return [
@@ -123,6 +122,12 @@ def build_drawing(
     ]
 
   return draw_group
+
+
+def _sample_keys(keys: jax.Array, samples: int) -> jax.Array:
+  """Keys [K,B,Q] of each sample of each view, from keys [B,Q]."""
+  fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+  return jax.vmap(fold, (None, 0))(keys, jnp.arange(samples))
 
 
 def _to_uint8(images: jax.Array) -> jax.Array:

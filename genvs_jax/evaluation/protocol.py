@@ -66,11 +66,7 @@ def choose_targets(
       f"evaluate.targets is {targets!r}, expected one of {', '.join(TARGETS)}"
     )
   total = len(poses)
-  if not inputs or min(inputs) < 0 or max(inputs) >= total:
-    raise ValueError(
-      f"evaluate.input_views is {tuple(inputs)}, expected one or more from 0"
-      f" to {total - 1} (SRN's test scenes have 251 views, others fewer)"
-    )
+  _check_views(inputs, total)
   if targets == "spread":
     return camera_paths.spread_targets(poses, inputs, count, min_angle)
   chosen = PIXELNERF_SUBSET if targets == "pixelnerf" else range(total)
@@ -82,8 +78,18 @@ def choose_targets(
   return np.array([i for i in chosen if i not in inputs])
 
 
-def load_scene(config, records: Sequence[data.Record], scene: int):
-  """Decodes one scene's views, see `SceneViews`."""
+def load_inputs(config, record: data.Record) -> dict[str, np.ndarray]:
+  """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
+  given = list(config.evaluate.input_views)
+  _check_views(given, len(record["poses"]))
+  size, resize = config.model.image_size, config.model.resize
+  return data.decode_views(record, given, size, resize)
+
+
+def load_scene(
+  config, records: Sequence[data.Record], scene: int
+) -> SceneViews:
+  """Decodes one scene's inputs and targets."""
   options, size = config.evaluate, config.model.image_size
   record, given = records[scene], list(options.input_views)
   views = choose_targets(
@@ -93,14 +99,12 @@ def load_scene(config, records: Sequence[data.Record], scene: int):
     options.spread,
     options.min_angle,
   )
-  resize = config.model.resize
-  inputs = data.decode_views(record, given, size, resize)
-  targets = data.decode_views(record, views, size, resize)
+  targets = data.decode_views(record, views, size, config.model.resize)
   depths = data.decode_depths(record, views, size)
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),
-    inputs=inputs,
+    inputs=load_inputs(config, record),
     views=views,
     images=targets["images"],
     poses=targets["poses"],
@@ -108,6 +112,14 @@ def load_scene(config, records: Sequence[data.Record], scene: int):
     if depths is None
     else depths * _ray_lengths(targets["intrinsics"], size),
   )
+
+
+def _check_views(inputs: Sequence[int], total: int) -> None:
+  if not inputs or min(inputs) < 0 or max(inputs) >= total:
+    raise ValueError(
+      f"evaluate.input_views is {tuple(inputs)}, expected one or more from 0"
+      f" to {total - 1} (SRN's test scenes have 251 views, others fewer)"
+    )
 
 
 def _ray_lengths(intrinsics: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,18 +12,19 @@ from genvs_jax import pipeline
 from genvs_jax import rollouts
 from genvs_jax import sharding
 from genvs_jax import synthesis
-from genvs_jax.evaluation import protocol
 
 Scores = dict[str, dict[str, float | None]]
 
 
 def build_rollout_scores(
   config, model: pipeline.Model, variables: pipeline.Variables, batch: int
-) -> Callable[[Sequence[protocol.SceneViews], np.ndarray], list[Scores]]:
-  """A function (scenes, poses [frames,4,4]) -> scores by row of each scene.
+) -> Callable[..., list[dict[str, Any]]]:
+  """A function (inputs, scenes, poses) -> a line for `store` of each scene.
 
-  The scores of a row are reprojection and field_fit in dB (None: not scored)
-  with the coverage of each.
+  `inputs` are those of `protocol.load_inputs`, `scenes` their numbers and
+  `poses` [B,frames,4,4] their paths, at most `batch` of each. A line has the
+  scores by row: reprojection and field_fit in dB (None: not scored) with the
+  coverage of each.
 
   Args:
     config: rollout, sampler, evaluate, frustum and seed are read from it.
@@ -39,24 +41,27 @@ def build_rollout_scores(
     "denoiser" in variables,
     lambda tree: jax.device_put(tree, split),
   )
-  options = consistency.FitOptions(
-    half_extent=(config.frustum.far - config.frustum.near) / 2
-  )
+  options = consistency.FitOptions(half_extent=model.frustum.half_extent)
 
-  def score_rollouts(scenes, poses):
-    padded = [scenes[min(i, len(scenes) - 1)] for i in range(batch)]
-    inputs = {
-      key: np.stack([s.inputs[key] for s in padded]) for key in padded[0].inputs
+  def score_rollouts(inputs, scenes, poses):
+    rows = [min(i, len(scenes) - 1) for i in range(batch)]
+    stacked = {
+      key: np.stack([inputs[i][key] for i in rows]) for key in inputs[0]
     }
-    inputs["scene"] = np.array([s.scene for s in padded])
-    drawn = list(rollout.run(variables, inputs, poses, config.seed))
+    stacked["scene"] = np.asarray(scenes)[rows]
+    drawn = list(rollout.run(variables, stacked, poses[rows], config.seed))
     return [
-      _score(
-        [jax.tree.map(lambda x, b=b: x[b, 0], frame) for frame in drawn],
-        poses,
-        scene.inputs["intrinsics"],
-        options,
-      )
+      {
+        "scene": scene,
+        "frames": len(drawn),
+        "views_encoded_again": rollout.report.encoded_again,
+        "scores": _score(
+          [jax.tree.map(lambda x, b=b: x[b, 0], frame) for frame in drawn],
+          poses[b],
+          inputs[b]["intrinsics"],
+          options,
+        ),
+      }
       for b, scene in enumerate(scenes)
     ]
 

@@ -4,16 +4,15 @@ A folder holds what one checkpoint scored by one protocol:
 
   settings.json              what the scores depend on
   scenes/000012.json         scores of a scene; .npz its features for FID
-  rollouts_1a2b3c4d/000012.json  consistency scores of a scene
+  rollouts_DIGEST/000012.json  consistency scores of a scene
   pictures/KIND/ID/000065.png  what was scored, in the layout of pixelNeRF's
                              eval.py, for its calc_metrics.py
   scores.jsonl, table.md     all scenes line by line, and the summary
 
-Each file appears whole, so several processes can share the folder, and a
-folder of other settings has another name: nothing is ever deleted.
+Each file appears whole, and a folder of other settings has another name:
+nothing is ever deleted.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -28,12 +27,6 @@ from genvs_jax import pictures
 SHOWN_SCENES = 4  # whose pictures are kept for a sheet
 
 
-def digest(settings: dict[str, Any]) -> str:
-  """Eight digits that tell settings apart."""
-  text = json.dumps(settings, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 class Store:
   """Reads and writes such a folder.
 
@@ -44,12 +37,22 @@ class Store:
 
   Attributes:
     folder: its path.
+    digest: of the settings.
   """
 
   def __init__(self, root: epath.Path, name: str, settings: dict[str, Any]):
-    self.folder = root / f"{name}_{digest(settings)}"
-    text = json.dumps(settings, sort_keys=True, indent=1)
-    files.write_whole(self.folder / "settings.json", text.encode())
+    self.digest = files.digest(settings)
+    self.folder = root / f"{name}_{self.digest[:8]}"
+    self._settings = json.dumps(settings, sort_keys=True, indent=1)
+
+  def start(self) -> None:
+    """Makes the folder, with its settings in it; one process is enough."""
+    path = self.folder / "settings.json"
+    files.write_whole(path, self._settings.encode())
+
+  def started(self) -> bool:
+    """Whether the folder is there."""
+    return (self.folder / "settings.json").exists()
 
   def has(self, kind: str, scene: int) -> bool:
     """Whether a scene is done; `kind` is a folder of scenes or rollouts."""
@@ -73,18 +76,9 @@ class Store:
     paths = [self._path(kind, scene, "json") for scene in scenes]
     return [json.loads(path.read_text()) for path in paths]
 
-  def features(self, scenes: Sequence[int], row: str) -> np.ndarray | None:
-    """Features [n,2048] of a row's pictures, None if it has none."""
-    found = []
-    for scene in scenes:
-      path = self._path("scenes", scene, "npz")
-      if not path.exists():
-        return None
-      with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-        if row not in arrays.files:
-          return None
-        found.append(arrays[row])
-    return np.concatenate(found)
+  def features(self, scene: int) -> dict[str, np.ndarray]:
+    """Features [n,2048] of a scene's pictures by row; empty without FID."""
+    return self._read_arrays(self._path("scenes", scene, "npz"))
 
   def write_pictures(
     self, row: str, name: str, views: Sequence[int], images: np.ndarray
@@ -100,13 +94,8 @@ class Store:
 
   def read_shown(self) -> list[dict[str, np.ndarray]]:
     """What `write_shown` kept."""
-    shown = []
-    for scene in range(SHOWN_SCENES):
-      path = self._path("shown", scene, "npz")
-      if path.exists():
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as f:
-          shown.append({key: f[key] for key in f.files})
-    return shown
+    paths = [self._path("shown", i, "npz") for i in range(SHOWN_SCENES)]
+    return [arrays for p in paths if (arrays := self._read_arrays(p))]
 
   def _path(self, kind: str, scene: int, suffix: str) -> epath.Path:
     return self.folder / kind / f"{scene:06d}.{suffix}"
@@ -115,3 +104,9 @@ class Store:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     files.write_whole(path, buffer.getvalue())
+
+  def _read_arrays(self, path: epath.Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+      return {}
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+      return {key: arrays[key] for key in arrays.files}

@@ -23,9 +23,15 @@ _COLUMNS = {
   "lpips_alex": ("LPIPS (Alex)", "{:.3f}"),
   "dists": ("DISTS", "{:.3f}"),
   "fid": ("FID", "{:.1f}"),
-  "depth_error": ("depth error", "{:.3f}"),
-  "reprojection": ("reprojection, dB", "{:.1f}"),
-  "field_fit": ("field fit, dB", "{:.1f}"),
+  "depth_error": ("depth error (coverage)", "{:.3f}"),
+  "reprojection": ("reprojection, dB (coverage)", "{:.1f}"),
+  "field_fit": ("field fit, dB (coverage)", "{:.1f}"),
+}
+# Scores over a part of the pixels, and where its share stands.
+_COVERAGES = {
+  "depth_error": "depth_coverage",
+  "reprojection": "reprojection_coverage",
+  "field_fit": "field_fit_coverage",
 }
 
 Scores = dict[str, dict[str, Any]]
@@ -76,9 +82,12 @@ def summarise(
     for metric in ("reprojection", "field_fit"):
       found = [r["scores"][row] for r in rollouts if row in r["scores"]]
       if found:
-        summary[row][metric] = _mean([f[metric] for f in found])
-        coverage = f"{metric}_coverage"
+        values = [f[metric] for f in found]
+        coverage = _COVERAGES[metric]
+        summary[row][metric] = _mean(values)
         summary[row][coverage] = _mean([f[coverage] for f in found])
+        scored = len(values) - values.count(None)
+        summary[row][f"{metric}_scored"] = [scored, len(values)]
   return summary
 
 
@@ -106,7 +115,13 @@ def _cell(by_metric: dict[str, Any], name: str) -> str:
   if name not in by_metric:
     return ""
   value = by_metric[name]
-  return "not scored" if value is None else _COLUMNS[name][1].format(value)
+  text = "not scored" if value is None else _COLUMNS[name][1].format(value)
+  coverage = by_metric.get(_COVERAGES.get(name, ""))
+  if coverage is None:
+    return text
+  scored, total = by_metric.get(f"{name}_scored", (1, 1))
+  some = f", {scored} of {total} scenes" if 0 < scored < total else ""
+  return f"{text} ({coverage:.2f}{some})"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -44,7 +44,7 @@ def build_metrics(
   Returns:
     {name: jitted function}: lpips_vgg, lpips_alex and dists take (images,
     truth) and give [n]; fid takes images and gives features [n,2048] for
-    `distances.frechet`. And {name: missing weights} of those left out.
+    `distances.FeatureStatistics`. And {name: missing weights} of the rest.
   """
   left_out = {
     metric: names

@@ -43,10 +43,7 @@ def lpips_alex(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
 
 
 def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
-  """DISTS [n] at the pictures' own size.
-
-  The authors shrink pictures whose shorter side is above 256 pixels first; do
-  that before calling this.
+  """DISTS [n]; pictures above 256 pixels are shrunk first, as its authors do.
 
   Args:
     weights: "vgg16" and "dists" of `weights.load`.
@@ -58,6 +55,13 @@ def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
     normal = (x - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
     return [x, *networks.vgg16(weights["vgg16"], normal, _l2_pool)]
 
+  shorter = min(images.shape[1:3])
+  if shorter > 256:
+    size = [round(n * 256 / shorter) for n in images.shape[1:3]]
+    shape = (len(images), *size, 3)
+    images, truth = (
+      jax.image.resize(x, shape, "linear") for x in (images, truth)
+    )
   alpha, beta = weights["dists"]["alpha"], weights["dists"]["beta"]
   whole = jnp.sum(alpha) + jnp.sum(beta)
   edges = np.cumsum(DISTS_CHANNELS)[:-1]
@@ -80,31 +84,56 @@ def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   return 1 - similar
 
 
-def frechet(features: np.ndarray, truth: np.ndarray) -> float:
+class FeatureStatistics:
+  """Count, mean and covariance of features, added up in float64.
+
+  Attributes:
+    count: of pictures so far.
+  """
+
+  def __init__(self):
+    self.count = 0
+    self._sum: np.ndarray | float = 0.0
+    self._products: np.ndarray | float = 0.0
+
+  def add(self, features: np.ndarray) -> None:
+    """Adds features [n,d] of `networks.inception`."""
+    features = np.float64(features)
+    self.count += len(features)
+    self._sum = self._sum + features.sum(0)
+    self._products = self._products + features.T @ features
+
+  def mean(self) -> np.ndarray:
+    """[d]."""
+    return self._sum / self.count
+
+  def covariance(self) -> np.ndarray:
+    """[d,d], unbiased."""
+    mean = self.mean()
+    centred = self._products - self.count * np.outer(mean, mean)
+    return centred / (self.count - 1)
+
+
+def frechet(first: FeatureStatistics, second: FeatureStatistics) -> float:
   """Frechet distance between Gaussians fitted to two sets of features.
 
   |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64. The trace of the
   root is that of (C1^(1/2) C2 C1^(1/2))^(1/2), whose eigenvalues are real.
 
-  Args:
-    features: [n,d] of `networks.inception`.
-    truth: [m,d].
-
   Raises:
     ValueError: for fewer than two pictures in a set.
   """
-  if min(len(features), len(truth)) < 2:
+  if min(first.count, second.count) < 2:
     raise ValueError(
       f"a Frechet distance compares sets, expected 2 or more pictures in each,"
-      f" found {len(features)} and {len(truth)}"
+      f" found {first.count} and {second.count}"
     )
-  features, truth = np.float64(features), np.float64(truth)
-  apart = np.mean(features, 0) - np.mean(truth, 0)
-  first, second = (np.cov(x, rowvar=False) for x in (features, truth))
-  values, vectors = np.linalg.eigh(first)
+  apart = first.mean() - second.mean()
+  c1, c2 = first.covariance(), second.covariance()
+  values, vectors = np.linalg.eigh(c1)
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-  roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0))
-  trace = np.trace(first) + np.trace(second) - 2 * np.sum(roots)
+  roots = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ c2 @ root), 0))
+  trace = np.trace(c1) + np.trace(c2) - 2 * np.sum(roots)
   return float(apart @ apart + trace)
 
 

@@ -63,7 +63,9 @@ BY_NAME = {published.name: published for published in PUBLISHED}
 
 def folder(path: str) -> epath.Path:
   """Where weights are kept; "auto" is in the user's cache folder."""
-  return files.user_cache("metrics") if path == "auto" else epath.Path(path)
+  if path == "auto":
+    return files.user_cache("metrics")
+  return epath.Path(path).expanduser()
 
 
 def missing(path: str, names: Sequence[str]) -> list[str]:
