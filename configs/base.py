@@ -241,6 +241,9 @@ def get_config() -> ml_collections.ConfigDict:
   sample.frames = 40
   sample.elevation = 30.0  # degrees, of the orbit
   sample.fps = 12
+  # Pictures of any objects besides, without an input view; a denoiser alone
+  # draws 8.
+  sample.unconditional = 0
   sample.progress = ()  # frames whose way from noise is filmed: (0,)
   # Of --export=ply. The mesh is where the field's density crosses a level, per
   # world unit; 0 takes the median density at the points of the depth.

@@ -50,8 +50,8 @@ def sample(
 
   Returns:
     the files of the first scene by kind: mp4, gif, sheet, npz, and progress,
-    points and mesh if asked for; a sheet of any objects alone if the model has
-    no encoder.
+    points, mesh and unconditional if asked for; unconditional alone if the
+    model has no encoder.
   """
   root = epath.Path(workdir) / "samples"
   if "encoder" not in variables:
@@ -60,11 +60,8 @@ def sample(
         "the checkpoint holds a denoiser alone, which draws any object:"
         " --images and --export need an encoder and a field"
       )
-    keys = jax.random.split(jax.random.key(config.seed), 8)
-    drawn = synthesis.build_unconditional(config, model)(variables, keys)
-    path = root / "unconditional.png"
-    pictures.save_png(path, synthesis.unconditional_sheet(drawn))
-    return {"sheet": path}
+    count = config.sample.unconditional or 8
+    return _draw_unconditional(config, model, variables, root, count)
   options = config.sample
   if images:
     inputs = load_photos(config, model, images)
@@ -123,7 +120,25 @@ def sample(
       of_scene = jax.tree.map(lambda x, b=b: x[b : b + 1], inputs)
       field = exports.build_field(model, variables, encode(variables, of_scene))
       written[-1] |= _export(options, folder, scene, field, extent)
+  if options.unconditional and "denoiser" in variables:
+    written[0] |= _draw_unconditional(
+      config, model, variables, root, options.unconditional
+    )
   return written[0]
+
+
+def _draw_unconditional(
+  config, model, variables, root: epath.Path, count: int
+) -> dict[str, epath.Path]:
+  """Pictures of any objects, one by one and on a sheet."""
+  keys = jax.random.split(jax.random.key(config.seed), count)
+  drawn = synthesis.build_unconditional(config, model)(variables, keys)
+  for i, image in enumerate(np.asarray(drawn)):
+    single = root / "unconditional" / f"{i:04d}.png"
+    pictures.save_png(single, pictures.to_uint8(image))
+  path = root / "unconditional.png"
+  pictures.save_png(path, synthesis.unconditional_sheet(drawn))
+  return {"unconditional": path}
 
 
 def _settings(config, variables, inputs, poses) -> dict[str, Any]:

@@ -177,10 +177,11 @@ def view_keys(seed: int, scenes: np.ndarray, frames: np.ndarray) -> jax.Array:
   )
 
 
-def unconditional_sheet(pictures_drawn) -> np.ndarray:
-  """One row of pictures [n,H,W,3]."""
-  row = [pictures.to_uint8(p) for p in np.asarray(pictures_drawn)]
-  return pictures.sheet([("unconditional", row)])
+def unconditional_sheet(drawn: np.ndarray) -> np.ndarray:
+  """Rows of eight pictures [n,H,W,3] in [0,1]."""
+  images = [pictures.to_uint8(image) for image in np.asarray(drawn)]
+  rows = [images[i : i + 8] for i in range(0, len(images), 8)]
+  return pictures.sheet([("unconditional", row) for row in rows])
 
 
 def training_sheet(

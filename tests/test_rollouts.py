@@ -169,12 +169,16 @@ def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
   config = config.copy_and_resolve_references()
   config.sample.frames, config.sample.progress = 3, (1,)
   config.sample.mesh_resolution = 24
+  config.sample.unconditional = 3
   config.sampler.steps = 3
   written = sampling.sample(
     config, model, variables, str(tmp_path), export="ply"
   )
   folder = tmp_path / "samples" / "validation_0000"
   assert written["progress"].name == "progress_0001.mp4"
+  singles = sorted((tmp_path / "samples" / "unconditional").iterdir())
+  assert [path.name for path in singles] == [f"000{i}.png" for i in range(3)]
+  assert len({path.read_bytes() for path in singles}) == 3
   assert not (folder / "progress_0000.mp4").exists()
   with np.load(folder / "frames" / "0001.npz") as arrays:
     estimates, sample = arrays["estimates"], arrays["sample"]
