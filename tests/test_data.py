@@ -223,6 +223,7 @@ def test_smaller_depths_are_means_over_the_object(records):
   stored[:, 16:] = 10_000
   stored[1::2, 16:] = 20_000
   stored[0, 16:18] = 0  # half of a pixel of the smaller picture
+  stored[3, 16] = 0  # a quarter of one
   buffer = io.BytesIO()
   Image.fromarray(stored).save(buffer, format="PNG")
   record = {**records[0], "depths": [buffer.getvalue()]}
@@ -230,6 +231,7 @@ def test_smaller_depths_are_means_over_the_object(records):
   expected = np.zeros((16, 16))
   expected[:, 8:] = 1.5
   expected[0, 8] = 0
+  expected[1, 8] = 4 / 3
   np.testing.assert_allclose(depth, expected, rtol=1e-6)
 
 

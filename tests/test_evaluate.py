@@ -168,6 +168,23 @@ def test_pictures_do_not_depend_on_batch_or_devices(scored):
   ).max()
 
 
+def test_noise_is_of_scene_view_and_sample(scored):
+  """The same pictures in, under another number of the scene or of the view."""
+  config, model, variables = scored
+  records = data.load_split(config, "", "validation")
+  scene = protocol.load_scene(config, records, 0)
+  draw = drawing.build_drawing(config, model, variables, 1)
+
+  def samples(**changes):
+    return draw([scene._replace(**changes)], samples=2)[0].samples
+
+  plain = samples()
+  np.testing.assert_array_equal(plain, samples(images=0 * scene.images))
+  assert (plain[:, 0] != plain[:, 1]).any()
+  assert (plain != samples(scene=7)).any((2, 3, 4)).all()
+  assert (plain != samples(views=scene.views + 1)).any((2, 3, 4)).all()
+
+
 def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
   config, model, variables = scored
   quick = functools.partial(

@@ -7,11 +7,12 @@ from genvs_jax import camera_paths
 from genvs_jax import exports
 
 RADIUS, SHARPNESS = 0.3, 100.0
+CENTRE = np.array([0.1, -0.05, 0.15])
 
 
 def sphere(points):
   """A soft ball: density 50 on the sphere; red where x > 0, else blue."""
-  outside = np.linalg.norm(points, axis=-1) - RADIUS
+  outside = np.linalg.norm(points - CENTRE, axis=-1) - RADIUS
   density = 100 / (1 + np.exp(SHARPNESS * outside))
   red = (points[:, :1] > 0).astype(np.float32)
   return density, np.concatenate([red, 0 * red, 1 - red], -1)
@@ -19,7 +20,7 @@ def sphere(points):
 
 def test_the_mesh_of_a_ball_is_a_sphere():
   mesh = exports.mesh_of_field(sphere, 0.5, 64, 50.0)
-  distance = np.linalg.norm(mesh.vertices, axis=-1)
+  distance = np.linalg.norm(mesh.vertices - CENTRE, axis=-1)
   np.testing.assert_allclose(distance, RADIUS, atol=1e-3)
   assert (mesh.colours[mesh.vertices[:, 0] > 0] == [255, 0, 0]).all()
   # Closed (Euler's formula), and facing outwards: the volume is positive.
