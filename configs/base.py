@@ -169,7 +169,7 @@ def get_config() -> ml_collections.ConfigDict:
   train.sheet_every = 5_000  # steps between sheets of pictures
   train.sheet_scenes = 4  # rows of a sheet
   train.profile = ()  # (first, last) step to record with jax.profiler
-  train.ema = "half_life"  # or inverse_power, k-diffusion's
+  train.ema = "half_life"  # or inverse_power, k-diffusion's, or none
   train.ema_half_life = 500_000  # images
   train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
   train.ema_power = 2 / 3  # inverse_power: decay 1 - (1 + steps)^-power ...

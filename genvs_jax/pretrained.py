@@ -51,12 +51,13 @@ def load(
 
   Raises:
     CheckpointError: if there is none.
-    ValueError: if its config lacks a field that the model needs.
+    ValueError: if its config lacks a field that the model needs, or it has no
+      such weights.
   """
-  train_state.check_weights(weights)
   checkpointer, step = checkpoints.open_existing(path, step)
   with contextlib.closing(checkpointer):
     config = checkpointer.read_config(step)
+    train_state.check_weights(config, weights)
     try:
       model = pipeline.build_model(config)
     except AttributeError as error:

@@ -21,7 +21,7 @@ class TrainState:
   Attributes:
     step: i32, steps taken; randomness and data order follow from it.
     params: trained parameters by part.
-    ema: their exponential moving average.
+    ema: their exponential moving average; {} if the run keeps none.
     buffers: running statistics and constants by part.
     opt_state: optimizer state.
     skipped: i32 [2], updates left out because the gradient was not finite:
@@ -47,7 +47,7 @@ def init_state(config, model: pipeline.Model) -> TrainState:
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    ema=jax.tree.map(jnp.copy, params),
+    ema=jax.tree.map(jnp.copy, params) if has_ema(config) else {},
     buffers=buffers,
     opt_state=optimizers.build_optimizer(config).init(trained),
     skipped=jnp.zeros((2,), jnp.int32),
@@ -71,15 +71,29 @@ def init_on_devices(
 
 def sampling_variables(state: TrainState, weights: str) -> pipeline.Variables:
   """Variables for inference: `weights` is "ema" or "params"."""
-  check_weights(weights)
   return pipeline.join_variables(getattr(state, weights), state.buffers)
 
 
-def check_weights(weights: str) -> None:
-  """Raises ValueError unless `weights` names parameters of a state."""
+def has_ema(config) -> bool:
+  """Whether a state of the config holds averaged parameters."""
+  return config.train.ema != "none"
+
+
+def check_weights(config, weights: str) -> None:
+  """Raises ValueError unless states of the config have such parameters.
+
+  Args:
+    config: of the run that makes or made the state.
+    weights: "ema" or "params".
+  """
   if weights not in ("ema", "params"):
     raise ValueError(
       f"sampler.weights is {weights!r}, expected 'ema' or 'params'"
+    )
+  if weights == "ema" and not has_ema(config):
+    raise ValueError(
+      "train.ema is 'none', so there are no averaged weights: choose the raw"
+      " ones, sampler.weights='params' (init_from.weights for a warm start)"
     )
 
 
@@ -103,8 +117,9 @@ def inverse_power_decay(
   return jnp.minimum(1 - (1 + step) ** -power, largest)
 
 
-def build_ema_decay(config) -> Callable[[jax.Array], jax.Array]:
-  """step -> share of the old average kept, from `config.train`."""
+def build_ema_decay(config) -> Callable[[jax.Array], jax.Array] | None:
+  """step -> share of the old average kept, from `config.train`; None for no
+  average."""
   train = config.train
   if train.ema == "half_life":
     return lambda step: ema_decay(
@@ -114,8 +129,11 @@ def build_ema_decay(config) -> Callable[[jax.Array], jax.Array]:
     return lambda step: inverse_power_decay(
       step, train.ema_power, train.ema_max_decay
     )
+  if not has_ema(config):
+    return None
   raise ValueError(
-    f"train.ema is {train.ema!r}, expected 'half_life' or 'inverse_power'"
+    f"train.ema is {train.ema!r}, expected 'half_life', 'inverse_power' or"
+    " 'none'"
   )
 
 
@@ -149,8 +167,16 @@ def build_train_step(
     trained = optimizers.trained(state.params, frozen)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = {**state.params, **optax.apply_updates(trained, updates)}
-    ema = optax.incremental_update(params, state.ema, 1 - decay_at(state.step))
-    finite = jnp.isfinite(optax.global_norm(grads))
+    ema = {}
+    if decay_at is not None:
+      share = 1 - decay_at(state.step)
+      ema = optax.incremental_update(params, state.ema, share)
+    # As the whole new state waits for these norms, nothing reads an old array
+    # after its successor is written, and XLA needs no copies.
+    gradient_norms = _norms("gradient_norm", grads)
+    update_norms = _norms("update_norm", updates)
+    finite = jnp.isfinite(gradient_norms["gradient_norm"])
+    finite &= jnp.isfinite(update_norms["update_norm"])
     all_skipped, in_a_row = state.skipped
     new = state.replace(
       params=params, ema=ema, buffers=buffers, opt_state=opt_state
@@ -163,8 +189,8 @@ def build_train_step(
       ),
     )
     metrics |= {
-      **_norms("gradient_norm", grads),
-      **_norms("update_norm", updates),
+      **gradient_norms,
+      **update_norms,
       **_norms("parameter_norm", new.params),
       "skipped": new.skipped[0],
       "skipped_in_a_row": new.skipped[1],

@@ -92,7 +92,8 @@ def warm_start(
     check_explained(report, part, path, model, given.config.model.image_size)
     log_report(report, part, path, given.step)
     params[part] = merged.pop("params")
-    ema[part] = jax.tree.map(jnp.copy, params[part])
+    if ema:
+      ema[part] = jax.tree.map(jnp.copy, params[part])
     buffers[part] = merged
   return state.replace(params=params, ema=ema, buffers=buffers)
 

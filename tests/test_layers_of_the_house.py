@@ -17,7 +17,7 @@ FLOORS = (
   ("augmentation",),
   ("frustum", "rendering"),
   # networks
-  ("models.layers",),
+  ("models.layers", "models.convolution"),
   ("models.resnet34", "models.radiance_field"),
   ("models.image_v1", "models.ddpmpp"),
   ("models.resnet_unet", "models.deeplabv3plus"),

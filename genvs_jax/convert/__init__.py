@@ -219,7 +219,9 @@ def _state(
     variables = _merge(initial, variables)
     ema_variables = _merge(initial, ema_variables)
   params, buffers = pipeline.split_variables(variables)
-  ema, _ = pipeline.split_variables(ema_variables)
+  ema = {}
+  if train_state.has_ema(config):
+    ema, _ = pipeline.split_variables(ema_variables)
   abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   if moments is not None:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax.models import convolution
 from genvs_jax.models import layers
 
 _SUM_SCALE = 0.5**0.5
@@ -165,7 +166,7 @@ def conv(
   x: jax.Array, width: int, kernel: int, name: str, dtype, init=None
 ) -> jax.Array:
   """A convolution with EDM's initialisation."""
-  return nn.Conv(
+  return convolution.Conv(
     width,
     (kernel, kernel),
     padding=kernel // 2,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from genvs_jax import images
+from genvs_jax.models import convolution
 from genvs_jax.models import layers
 from genvs_jax.models import resnet34
 
@@ -27,7 +28,7 @@ class SeparableConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = nn.Conv(
+    x = convolution.Conv(
       x.shape[-1],
       (3, 3),
       padding=self.dilation,
@@ -94,7 +95,7 @@ class UpBlock(nn.Module):
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
     x = LearnedUpsample(self.width, self.dtype, name="up")(x)
     x = jnp.concatenate([x, skip], -1)
-    return nn.Conv(
+    return convolution.Conv(
       self.width,
       (3, 3),
       padding=1,
@@ -160,7 +161,7 @@ class DeepLabV3Plus(nn.Module):
 
 
 def _pointwise(x: jax.Array, width: int, name: str, dtype) -> jax.Array:
-  return nn.Conv(
+  return convolution.Conv(
     width,
     (1, 1),
     use_bias=False,

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax.models import convolution
 from genvs_jax.models import layers
 
 
@@ -76,7 +77,7 @@ class ImageV1(nn.Module):
         x = self._block(x, vector, i, j, width, "up", train)
       if i > 0:
         x = layers.blur_upsample(x)
-    x = nn.Conv(
+    x = convolution.Conv(
       4,
       (1, 1),
       kernel_init=nn.initializers.zeros,
@@ -155,7 +156,7 @@ class ResBlock(nn.Module):
     y = nn.gelu(y, approximate=False)
     y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
     if x.shape[-1] != self.width:
-      x = nn.Conv(
+      x = convolution.Conv(
         self.width,
         (1, 1),
         use_bias=False,
@@ -213,7 +214,7 @@ class AdaGroupNorm(nn.Module):
 
 
 def _conv(x: jax.Array, width: int, kernel: int, name: str, dtype) -> jax.Array:
-  return nn.Conv(
+  return convolution.Conv(
     width,
     (kernel, kernel),
     padding=kernel // 2,

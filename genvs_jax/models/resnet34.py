@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax.models import convolution
 from genvs_jax.models import layers
 
 
@@ -23,7 +24,7 @@ class BasicBlock(nn.Module):
     last_init = nn.initializers.zeros if self.norm == "none" else None
 
     def conv(x, kernel: int, stride: int, name: str, norm: str, init=None):
-      x = nn.Conv(
+      x = convolution.Conv(
         self.width,
         (kernel, kernel),
         stride,
@@ -71,7 +72,7 @@ class ResNet34(nn.Module):
     Their strides are 2, 4, 8, 16 and `output_stride`. The stem's output is
     taken after its activation, before pooling.
     """
-    x = nn.Conv(
+    x = convolution.Conv(
       self.width,
       (7, 7),
       2,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from genvs_jax import images
+from genvs_jax.models import convolution
 from genvs_jax.models import layers
 from genvs_jax.models import resnet34
 
@@ -87,7 +88,7 @@ class ResNetUNet(nn.Module):
     width = x.shape[-1]
     y = nn.relu(_conv3(width, self.dtype, "residual1")(x))
     x = nn.relu(x + _conv3(width, self.dtype, "residual2")(y))
-    x = nn.Conv(
+    x = convolution.Conv(
       self.depth_planes * self.channels,
       (1, 1),
       kernel_init=layers.torch_default,
@@ -99,7 +100,7 @@ class ResNetUNet(nn.Module):
 
 
 def _conv3(width: int, dtype, name: str) -> nn.Conv:
-  return nn.Conv(
+  return convolution.Conv(
     width,
     (3, 3),
     padding=1,
@@ -110,7 +111,7 @@ def _conv3(width: int, dtype, name: str) -> nn.Conv:
 
 
 def _shuffle_conv(width: int, dtype, name: str) -> nn.Conv:
-  return nn.Conv(
+  return convolution.Conv(
     4 * width, (1, 1), kernel_init=layers.icnr, dtype=dtype, name=name
   )
 

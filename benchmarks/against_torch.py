@@ -1,0 +1,369 @@
+"""Times genvs_jax and the PyTorch reference alternately, on the same CPU.
+
+  pip install -e '.[torch]'
+  python -m benchmarks.against_torch --output=against_torch.json
+
+The reference is `torch_layers`. Each row runs in two processes, one of each
+framework, which take turns; a row's memory is that of its own process. All at
+`reference128`, float32, random weights, as many threads as cores:
+
+  encoder     one image of 128x128, without gradient
+  render      one 64x64x16 view from one input view, 64 + 64 samples
+  denoiser    one evaluation at 128x128
+  encoder_gradient   what a step encodes (the reference 4 images, we the 2 that
+                     it uses), forward and backward
+  render_gradient    2 views from 2 input views, forward and backward
+  denoiser_gradient  one pass at 128x128, forward and backward
+  step        one scene, 2 input views (of 4 that the reference encodes), RGB
+              loss on 2 rendered views, one denoiser pass, AdamW, no EMA
+
+`ours_bfloat16` is the same with `model.dtype=bfloat16`.
+"""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import resource
+import time
+
+import numpy as np
+from absl import app
+from absl import flags
+
+ROWS = (
+  "encoder",
+  "render",
+  "denoiser",
+  "encoder_gradient",
+  "render_gradient",
+  "denoiser_gradient",
+  "step",
+)
+COLUMNS = ("reference", "ours", "ours_bfloat16")
+_ROWS = flags.DEFINE_list("rows", list(ROWS), "Which to measure.")
+_COLUMNS = flags.DEFINE_list("columns", list(COLUMNS), "Which to measure.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
+SIZE, RENDER_SIZE = 128, 64
+
+
+def main(argv):
+  del argv
+  found = {}
+  for row in _ROWS.value:
+    found[row] = measure(row, _COLUMNS.value, _REPEATS.value)
+    print(line(row, found[row]), flush=True)
+    if _OUTPUT.value:
+      pathlib.Path(_OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
+  """Seconds of each run, and memory, by column."""
+  context = multiprocessing.get_context("spawn")
+  workers = {}
+  for column in columns:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(row, column, theirs))
+    process.start()
+    theirs.close()
+    workers[column] = (process, ours)
+    ours.recv()  # ready: built, compiled and run once
+  times = {column: [] for column in columns}
+  for _ in range(repeats):
+    for column, (_, pipe) in workers.items():
+      pipe.send("run")
+      times[column].append(pipe.recv())
+  found = {}
+  for column, (process, pipe) in workers.items():
+    pipe.send("end")
+    found[column] = {"seconds": times[column], **pipe.recv()}
+    process.join()
+  return found
+
+
+def work(row: str, column: str, pipe) -> None:
+  """Answers each "run" with its seconds, in a process of its own."""
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  if column == "reference":
+    run, memory = build_reference(row), {}
+  else:
+    dtype = "bfloat16" if column.endswith("bfloat16") else "float32"
+    run, memory = build_ours(row, dtype)
+  run()
+  pipe.send("ready")
+  while pipe.recv() == "run":
+    begin = time.perf_counter()
+    run()
+    pipe.send(time.perf_counter() - begin)
+    time.sleep(0.3)  # until the threads of PyTorch and XLA rest
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+  pipe.send({"process_gb": peak, **memory})
+
+
+def line(row: str, found: dict[str, dict]) -> str:
+  """One row of a Markdown table."""
+  cells = []
+  first = np.median(found[next(iter(found))]["seconds"])
+  for column in found.values():
+    seconds = column["seconds"]
+    median = np.median(seconds)
+    cell = f"{median:.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
+    cell += f" x{first / median:.2f}, {column['process_gb']:.2f} GB"
+    if "compiled_gb" in column:
+      cell += f", compiled {column['compiled_gb']:.2f} GB"
+    cells.append(cell)
+  return f"| {row} | " + " | ".join(cells) + " |"
+
+
+# ----------------------------------------------------------------- reference
+
+
+def build_reference(row: str):
+  """A function that runs the row once in PyTorch."""
+  import torch  # noqa: PLC0415
+  from torch.nn import functional  # noqa: PLC0415
+
+  from benchmarks import torch_layers  # noqa: PLC0415
+
+  torch.set_num_threads(os.cpu_count())
+  torch.manual_seed(0)
+  encoder = torch_layers.Encoder()
+  renderer = torch_layers.Renderer()
+  denoiser = torch_layers.Denoiser()
+  views = poses()
+  cameras = [torch.as_tensor(opengl(pose)) for pose in views]
+  slope = 525 / 256
+  focal = slope * RENDER_SIZE / 2
+  intrinsics = (focal, focal, RENDER_SIZE / 2, RENDER_SIZE / 2)
+  images = torch.rand(4, 3, SIZE, SIZE)
+  features = torch.rand(1, 16, SIZE, SIZE)
+  told = torch.zeros(1, 9)
+
+  def lift(count):
+    volumes = encoder(images[:count].flip(2))
+    return volumes.reshape(count, 16, 64, SIZE, SIZE)
+
+  def render(volumes, targets, train):
+    shape = (RENDER_SIZE**2, 64)
+    rendered = []
+    for target in targets:
+      origins, directions = renderer.rays(target, intrinsics, RENDER_SIZE)
+      uniforms = (torch.rand(shape), torch.rand(shape)) if train else None
+      rendered.append(
+        renderer(
+          origins, directions, volumes, cameras[: len(volumes)], slope, uniforms
+        )
+      )
+    return [torch.stack(x) for x in zip(*rendered, strict=True)]
+
+  def denoise(clean, given):
+    sigma = torch.exp(0.5 + 1.4 * torch.randn(1))
+    skip, out, inp = torch_layers.scalings(sigma)
+    noisy = clean + sigma * torch.randn_like(clean)
+    output, log_variance = denoiser(noisy * inp, sigma, given, told)
+    error = (output - (clean - skip * noisy) / out) ** 2
+    return (error / log_variance.exp() + log_variance).mean() / 2
+
+  def backward(loss, *modules):
+    loss.backward()
+    for module in modules:
+      module.zero_grad()
+
+  def image_of(rendered):
+    image = rendered.reshape(-1, RENDER_SIZE, RENDER_SIZE, 16)
+    return functional.interpolate(image.permute(0, 3, 1, 2), scale_factor=2)
+
+  if not row.endswith("gradient") and row != "step":
+    for module in (encoder, renderer, denoiser):
+      module.eval()
+    with torch.no_grad():
+      volumes = torch.randn(1, 16, 64, SIZE, SIZE)
+
+    def run():
+      with torch.no_grad():
+        if row == "encoder":
+          lift(1)
+        elif row == "render":
+          render(volumes, cameras[2:3], train=False)
+        else:
+          denoiser(images[:1], torch.ones(1), features, told)
+
+    return run
+  volumes = torch.randn(2, 16, 64, SIZE, SIZE, requires_grad=True)
+  modules = (encoder, renderer, denoiser)
+  parameters = [p for module in modules for p in module.parameters()]
+  optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+  def run():
+    if row == "encoder_gradient":
+      backward((lift(4) ** 2).mean(), encoder)
+    elif row == "render_gradient":
+      image, depth, opacity = render(volumes, cameras[2:4], train=True)
+      backward((image**2).mean() + depth.mean() + opacity.mean(), renderer)
+      volumes.grad = None
+    elif row == "denoiser_gradient":
+      backward(denoise(images[:1], features), denoiser)
+    else:
+      rendered, _, opacity = render(
+        lift(4)[:2], [cameras[0], cameras[3]], train=True
+      )
+      image = image_of(rendered)
+      first, other = ((image[:, :3] - images[[0, 3]]) ** 2).mean((1, 2, 3))
+      loss = 0.01 * first + other + 0.001 * opacity.mean()
+      loss = loss + denoise(images[3:], image[1:])
+      loss.backward()
+      torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+      optimizer.step()
+      optimizer.zero_grad()
+
+  return run
+
+
+# ---------------------------------------------------------------------- ours
+
+
+def build_ours(row: str, dtype: str):
+  """A function that runs the row once, and the memory of what it compiled."""
+  import jax  # noqa: PLC0415
+  import jax.numpy as jnp  # noqa: PLC0415
+
+  from benchmarks import train_step as train_step_benchmark  # noqa: PLC0415
+  from configs import reference128  # noqa: PLC0415
+  from genvs_jax import pipeline  # noqa: PLC0415
+  from genvs_jax import progress  # noqa: PLC0415
+  from genvs_jax import rendering  # noqa: PLC0415
+  from genvs_jax import sharding  # noqa: PLC0415
+  from genvs_jax import train  # noqa: PLC0415
+  from genvs_jax import train_state  # noqa: PLC0415
+
+  config = reference128.get_config()
+  config.model.dtype = dtype
+  config.train.batch_size, config.train.ema = 1, "none"
+  mesh = sharding.make_mesh()
+  model = pipeline.build_model(config)
+  state = train_state.init_on_devices(config, model)
+  batch = train_step_benchmark.random_batch(config)
+  if row == "step":
+    shardings = sharding.split_state(mesh, state)
+    state = jax.device_put(state, shardings)
+    compiled, _ = train.compile_step(config, model, mesh, state)
+    placed = sharding.to_devices(batch, mesh, 1)
+
+    def run_step():
+      nonlocal state
+      state, metrics = compiled(state, placed)
+      jax.block_until_ready((state, metrics))
+
+    memory = progress.step_memory(compiled.memory_analysis()) / 1e9
+    return run_step, {"compiled_gb": memory}
+
+  variables = train_state.sampling_variables(state, "params")
+  del state
+  key = jax.random.key(0)
+  volume = (SIZE, SIZE, 64, 16)
+  targets = jnp.asarray(poses())[None]
+
+  def encode(variables, images, train):
+    return pipeline.encode(model, variables, images, train=train)[0]
+
+  def render(variables, volumes, poses, uniforms):
+    count = volumes.shape[1]
+    inputs = pipeline.InputViews(
+      volumes,
+      targets[:, :count],
+      jnp.asarray(batch["intrinsics"]),
+      jnp.ones((1, count), bool),
+    )
+    return pipeline.render_features(model, variables, inputs, poses, uniforms)
+
+  def uniforms():
+    shape = (1, 2 * RENDER_SIZE**2, 64)
+    drawn = (jax.random.uniform(k, shape) for k in jax.random.split(key))
+    return rendering.Uniforms(*drawn)
+
+  def denoise(variables, image, features, dropout_key=None):
+    return pipeline.predict(
+      model,
+      variables,
+      image,
+      jnp.ones(1),
+      features,
+      dropout_key=dropout_key,
+    )
+
+  def mean_square(x):
+    return jnp.mean(x.astype(jnp.float32) ** 2)
+
+  def gradient(loss):
+    """The gradient by parameters and by the first argument after them."""
+
+    def of_params(params, x, variables):
+      joined = {k: {**variables[k], "params": params[k]} for k in params}
+      return loss({**variables, **joined}, x)
+
+    def run(variables, x):
+      part = {
+        "encoder_gradient": "encoder",
+        "render_gradient": "field",
+        "denoiser_gradient": "denoiser",
+      }[row]
+      params = {part: variables[part]["params"]}
+      return jax.grad(of_params, (0, 1))(params, x, variables)
+
+    return run
+
+  def denoising_loss(variables, features):
+    output, log_variance = denoise(
+      variables, jnp.ones((1, SIZE, SIZE, 3)), features, key
+    )
+    return mean_square(output) + jnp.mean(log_variance)
+
+  def rendering_loss(variables, volumes):
+    rendered = render(variables, volumes, targets[:, 2:4], uniforms())
+    return sum(mean_square(x) for x in rendered)
+
+  def draw(shape):
+    return jax.random.uniform(key, shape)
+
+  features = draw((1, SIZE, SIZE, 16))
+  images = draw((1, 2, SIZE, SIZE, 3))
+  volumes = jax.random.normal(key, (1, 2, *volume), model.encoder.dtype)
+  function, given = {
+    "encoder": (lambda v, x: encode(v, x, train=False), images[:, :1]),
+    "render": (
+      lambda v, x: render(
+        v, x, targets[:, 2:3], rendering.Uniforms(None, None)
+      ),
+      volumes[:, :1],
+    ),
+    "denoiser": (lambda v, x: denoise(v, images[:, 0], x), features),
+    "encoder_gradient": (
+      gradient(lambda v, x: mean_square(encode(v, x, train=True))),
+      images,
+    ),
+    "render_gradient": (gradient(rendering_loss), volumes),
+    "denoiser_gradient": (gradient(denoising_loss), features),
+  }[row]
+  compiled = jax.jit(function).lower(variables, given).compile()
+  memory = progress.step_memory(compiled.memory_analysis()) / 1e9
+  return (
+    lambda: jax.block_until_ready(compiled(variables, given)),
+    {"compiled_gb": memory},
+  )
+
+
+def poses() -> np.ndarray:
+  """Four cameras 1.3 from the origin, [4,4,4] OpenCV camera-to-world."""
+  from tfds_srn import synthetic  # noqa: PLC0415
+
+  return synthetic.train_poses(0, "train", 0, 4)
+
+
+def opengl(pose: np.ndarray) -> np.ndarray:
+  """The same camera with y up, looking along -z."""
+  return (pose * np.array([1, -1, -1, 1])).astype(np.float32)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,159 @@
+"""Convolutions, with forms of them that suit CPUs.
+
+On CPU, XLA computes the gradient of a convolution with respect to its kernel,
+and everything about 1x1 convolutions, at a fraction of the rate of a matrix
+product (figures in docs/performance.md). There they are written as matrix
+products; on all other backends, and where strides or groups leave no choice,
+`conv_general_dilated` is XLA's own. `Conv` is Flax's with it.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# XLA's CPU kernel drops to half its rate where this does not divide a width.
+_WIDTH = 64
+
+
+def conv_general_dilated(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides,
+  padding,
+  lhs_dilation=None,
+  rhs_dilation=None,
+  dimension_numbers=None,
+  feature_group_count: int = 1,
+  precision=None,
+) -> jax.Array:
+  """`jax.lax.conv_general_dilated`, in another form where that is faster.
+
+  Args:
+    lhs: images [n,H,W,C] if another form is to be chosen.
+    rhs: kernels [k,k,C,O], as Flax has them.
+    window_strides: as there, and so are the rest.
+    padding: pixels per side.
+    lhs_dilation: of the image.
+    rhs_dilation: of the kernel.
+    dimension_numbers: of both.
+    feature_group_count: groups of channels.
+    precision: of the products.
+  """
+  size = rhs.shape[0]
+  keeps_shape = (
+    rhs.shape[:-2] == (size, size)
+    and all(n == 1 for n in window_strides)
+    and padding in ("SAME", [(size // 2, size // 2)] * 2)
+    and set(lhs_dilation or (1,)) | set(rhs_dilation or (1,)) == {1}
+    and feature_group_count == 1
+    and precision is None
+  )
+  if keeps_shape and jax.default_backend() == "cpu":
+    return pointwise(lhs, rhs) if size == 1 else same(lhs, rhs)
+  return jax.lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation,
+    rhs_dilation,
+    dimension_numbers,
+    feature_group_count,
+    precision=precision,
+  )
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+
+
+@jax.custom_vjp
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 1x1 convolution: [n,H,W,C] and [1,1,C,O] -> [n,H,W,O]."""
+  flat = _product(x.reshape(-1, x.shape[-1]), kernel[0, 0], (1, 0))
+  return flat.reshape(*x.shape[:-1], -1)
+
+
+def _pointwise_forward(x, kernel):
+  return pointwise(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(saved, gradient):
+  x, kernel = saved
+  flat = gradient.reshape(-1, gradient.shape[-1])
+  by_x = _product(flat, kernel[0, 0], (1, 1)).reshape(x.shape)
+  by_kernel = _product(x.reshape(-1, x.shape[-1]), flat, (0, 0))
+  return by_x, by_kernel[None, None]
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+@jax.custom_vjp
+def same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A convolution that keeps the shape: [n,H,W,C], [k,k,C,O], k odd."""
+  # The channels beyond a multiple of `_WIDTH` are computed apart.
+  whole_in, whole_out = (n // _WIDTH * _WIDTH for n in kernel.shape[2:])
+  return jnp.concatenate(
+    [
+      sum(
+        _same(x[..., inputs], kernel[:, :, inputs, outputs])
+        for inputs in _slices(whole_in, kernel.shape[2])
+      )
+      for outputs in _slices(whole_out, kernel.shape[3])
+    ],
+    -1,
+  )
+
+
+def _slices(middle: int, end: int) -> list[slice]:
+  """[0,middle) and [middle,end), without an empty one."""
+  parts = [slice(0, middle), slice(middle, end)]
+  return [part for part in parts if part.start < part.stop]
+
+
+def _same(x, kernel):
+  around = kernel.shape[0] // 2
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    [(around, around)] * 2,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
+def _same_forward(x, kernel):
+  return same(x, kernel), (x, kernel)
+
+
+def _same_backward(saved, gradient):
+  x, kernel = saved
+  by_x = same(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+  # The gradient of each tap of the kernel: one product, over all pixels, of
+  # the shifted image and the gradient. One at a time, to save memory.
+  size = len(kernel)
+  around = size // 2
+  padded = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+  flat = gradient.reshape(-1, gradient.shape[-1])
+
+  def of_tap(tap):
+    start = (0, tap // size, tap % size, 0)
+    shifted = jax.lax.dynamic_slice(padded, start, x.shape)
+    return _product(shifted.reshape(-1, x.shape[-1]), flat, (0, 0))
+
+  taps = jax.lax.map(of_tap, jnp.arange(size**2))
+  return by_x, taps.reshape(kernel.shape)
+
+
+same.defvjp(_same_forward, _same_backward)
+
+
+def _product(a, b, axes: tuple[int, int]) -> jax.Array:
+  """Matrix product over one axis of each, summed in float32."""
+  dimensions = (((axes[0],), (axes[1],)), ((), ()))
+  product = jax.lax.dot_general(
+    a, b, dimensions, preferred_element_type=jnp.float32
+  )
+  return product.astype(a.dtype)
