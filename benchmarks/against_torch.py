@@ -230,6 +230,7 @@ def build_ours(row: str, dtype: str):
 
   from benchmarks import train_step as train_step_benchmark  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
+  from genvs_jax import host_memory  # noqa: PLC0415
   from genvs_jax import pipeline  # noqa: PLC0415
   from genvs_jax import progress  # noqa: PLC0415
   from genvs_jax import rendering  # noqa: PLC0415
@@ -237,16 +238,18 @@ def build_ours(row: str, dtype: str):
   from genvs_jax import train  # noqa: PLC0415
   from genvs_jax import train_state  # noqa: PLC0415
 
+  host_memory.keep_freed()  # as launch.py does
   config = reference128.get_config()
   config.model.dtype = dtype
   config.train.batch_size, config.train.ema = 1, "none"
   mesh = sharding.make_mesh()
   model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
   batch = train_step_benchmark.random_batch(config)
   if row == "step":
-    shardings = sharding.split_state(mesh, state)
-    state = jax.device_put(state, shardings)
+    abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+    state = train_state.init_on_devices(
+      config, model, sharding.split_state(mesh, abstract)
+    )
     compiled, _ = train.compile_step(config, model, mesh, state)
     placed = sharding.to_devices(batch, mesh, 1)
 
@@ -258,9 +261,8 @@ def build_ours(row: str, dtype: str):
     memory = progress.step_memory(compiled.memory_analysis()) / 1e9
     return run_step, {"compiled_gb": memory}
 
-  variables = train_state.sampling_variables(state, "params")
-  del state
   key = jax.random.key(0)
+  variables = jax.jit(lambda: pipeline.init_variables(model, key))()
   volume = (SIZE, SIZE, 64, 16)
   targets = jnp.asarray(poses())[None]
 
@@ -296,7 +298,7 @@ def build_ours(row: str, dtype: str):
     return jnp.mean(x.astype(jnp.float32) ** 2)
 
   def gradient(loss):
-    """The gradient by parameters and by the first argument after them."""
+    """The gradient by the row's parameters and by its other input."""
 
     def of_params(params, x, variables):
       joined = {k: {**variables[k], "params": params[k]} for k in params}

@@ -170,7 +170,10 @@ def plot(results: dict, path: str) -> None:
   from matplotlib import pyplot  # noqa: PLC0415  (wanted for this alone)
 
   figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-  labels = {"psnr": "PSNR of one sample, dB", "sharpness": "sharpness (1: true)"}
+  labels = {
+    "psnr": "PSNR of one sample, dB",
+    "sharpness": "sharpness (1: true)",
+  }
   for axis, (score, label) in zip(axes, labels.items(), strict=True):
     for name in METHODS:
       rows = [
@@ -190,7 +193,9 @@ def plot(results: dict, path: str) -> None:
     axis.set_xlabel("network evaluations")
     axis.set_ylabel(label)
     axis.annotate(
-      "render, not denoised", (1, results["render"][score]), color="grey",
+      "render, not denoised",
+      (1, results["render"][score]),
+      color="grey",
       va="bottom",
     )
   axes[0].legend()

@@ -367,7 +367,9 @@ class UNet(nn.Module):
       # The first level has no filter, but blocks are numbered from 1 there too.
       head = Resample(up=False) if i else nn.Identity()
       inputs = channels[max(i - 1, 0)]
-      down.append(nn.ModuleList([head, *level(i, inputs, [channels[i]] * depths[i])]))
+      down.append(
+        nn.ModuleList([head, *level(i, inputs, [channels[i]] * depths[i])])
+      )
       widths = [channels[i]] * (depths[i] - 1) + [channels[max(i - 1, 0)]]
       inputs = channels[i] * (1 if i == count - 1 else 2)
       tail = [Resample(up=True)] if i else []
@@ -422,7 +424,9 @@ class Denoiser(nn.Module):
 
   def forward(self, x, sigma, features, augmentation):
     """F [B,3,H,W] and log-variance [B] for x already times c_in."""
-    phase = 2 * math.pi * (sigma.log()[:, None] / 4) @ self.timestep_embed.weight.T
+    phase = (
+      2 * math.pi * (sigma.log()[:, None] / 4) @ self.timestep_embed.weight.T
+    )
     vector = torch.cat([phase.cos(), phase.sin()], -1)
     vector = self.mapping(vector + self.mapping_cond(augmentation))
     y = self.proj_in(torch.cat([x, features], 1))

@@ -1,5 +1,6 @@
 """What ends a run before its last step: a signal, or gradients gone wrong."""
 
+import collections
 import contextlib
 import json
 import signal
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
+
+_AHEAD = 3  # steps
 
 
 class Stop:
@@ -51,7 +54,8 @@ class Stop:
 class SkippedUpdates:
   """Ends a run whose gradients are not finite, many steps in a row.
 
-  It looks at each step while the next one computes, so that no device waits.
+  It looks at each step while later ones compute, so that no device waits; as
+  many as `_AHEAD` are under way at a time.
 
   Args:
     most: updates in a row that may be left out.
@@ -61,30 +65,32 @@ class SkippedUpdates:
 
   def __init__(self, most: int, folder: epath.Path, seed: int):
     self._most, self._folder, self._seed = most, folder, seed
-    self._pending: tuple[int, dict, jax.Array] | None = None
-    self._warned = 0
+    self._pending: collections.deque[tuple[int, dict, jax.Array]] = (
+      collections.deque()
+    )
 
   def watch(self, step: int, batch: dict, metrics: dict) -> None:
-    """Takes note of a step, and looks at the one before.
+    """Takes note of a step, and looks at the one `_AHEAD` before.
 
     Args:
       step: its number.
       batch: that this process fed to it, NumPy arrays.
       metrics: of the step, on the devices.
     """
-    self.check()
-    self._pending = (step, batch, metrics["skipped_in_a_row"])
+    self._pending.append((step, batch, metrics["skipped_in_a_row"]))
+    if len(self._pending) > _AHEAD:
+      self._look_at(*self._pending.popleft())
 
   def check(self) -> None:
-    """Looks at the last step noted.
+    """Looks at all steps noted.
 
     Raises:
       FloatingPointError: after too many in a row.
     """
-    if self._pending is None:
-      return
-    step, batch, in_a_row = self._pending
-    self._pending = None
+    while self._pending:
+      self._look_at(*self._pending.popleft())
+
+  def _look_at(self, step: int, batch: dict, in_a_row: jax.Array) -> None:
     count = int(in_a_row)
     if count == 0:
       return

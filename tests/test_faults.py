@@ -267,7 +267,7 @@ def test_too_many_in_a_row_stop_the_run_and_save_the_batch(
     assert np.isnan(kept["poses"]).all()
     assert kept["images"].shape == (8, 3, 32, 32, 3)
     assert json.loads(str(kept["randomness"])) == {"seed": 0, "step": 3}
-  assert saved(tmp_path)[-1] in (4, 5)
+  assert saved(tmp_path)[-1] in range(4, 8)  # a few steps are under way
 
 
 HOLD = """

@@ -16,6 +16,7 @@ from genvs_jax import data
 from genvs_jax import objectives
 from genvs_jax import optimizers
 from genvs_jax import pipeline
+from genvs_jax import pretrained
 from genvs_jax import randomness
 from genvs_jax import sharding
 from genvs_jax import train
@@ -287,14 +288,33 @@ def test_ema_by_an_inverse_power(debug_config):
   np.testing.assert_allclose(
     [decay(step) for step in (0, 3, 1000)], [0, 0.5, 0.9], rtol=1e-6
   )
-  debug_config.train.ema = "none"
-  with pytest.raises(ValueError, match="'none', expected 'half_life' or"):
+  debug_config.train.ema = "half"
+  with pytest.raises(ValueError, match="'half', expected 'half_life',"):
     train_state.build_ema_decay(debug_config)
 
 
-def test_sampling_weights_are_named():
+def test_a_run_may_keep_no_average(debug_config, tmp_path):
+  debug_config.train.ema = "none"
+  debug_config.train.steps = 2
+  one = jax.devices()[:1]
+  with pytest.raises(ValueError, match="there are no averaged weights"):
+    train.train_and_evaluate(debug_config, str(tmp_path), one)
+  debug_config.sampler.weights = "params"
+  state = train.train_and_evaluate(debug_config, str(tmp_path), one)
+  assert state.ema == {} and int(state.step) == 2
+  with pytest.raises(ValueError, match="there are no averaged weights"):
+    pretrained.load(str(tmp_path), weights="ema")
+  loaded = pretrained.load(str(tmp_path), weights="params")
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    pipeline.split_variables(loaded.variables)[0],
+    state.params,
+  )
+
+
+def test_sampling_weights_are_named(debug_config):
   state = train_state.TrainState(0, {"a": 1}, {"a": 2}, {"a": {}}, None, 0)
   assert train_state.sampling_variables(state, "ema")["a"]["params"] == 2
   assert train_state.sampling_variables(state, "params")["a"]["params"] == 1
   with pytest.raises(ValueError, match="expected 'ema' or 'params'"):
-    train_state.sampling_variables(state, "best")
+    train_state.check_weights(debug_config, "best")

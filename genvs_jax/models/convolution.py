@@ -44,6 +44,7 @@ def conv_general_dilated(
   size = rhs.shape[0]
   keeps_shape = (
     rhs.shape[:-2] == (size, size)
+    and size % 2 == 1
     and all(n == 1 for n in window_strides)
     and padding in ("SAME", [(size // 2, size // 2)] * 2)
     and set(lhs_dilation or (1,)) | set(rhs_dilation or (1,)) == {1}

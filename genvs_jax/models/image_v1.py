@@ -108,7 +108,7 @@ class ImageV1(nn.Module):
         bias_init=layers.torch_bias(self.embedding),
         name=f"mapping{i}",
       )(vector)
-      vector = nn.gelu(vector, approximate=False)
+      vector = layers.gelu(vector)
     return vector
 
   def _block(
@@ -150,10 +150,10 @@ class ResBlock(nn.Module):
       )
 
     y = AdaGroupNorm(self.dtype, name="norm1")(x, vector)
-    y = nn.gelu(y, approximate=False)
+    y = layers.gelu(y)
     y = drop(_conv(y, self.middle, 3, "conv1", self.dtype))
     y = AdaGroupNorm(self.dtype, name="norm2")(y, vector)
-    y = nn.gelu(y, approximate=False)
+    y = layers.gelu(y)
     y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
     if x.shape[-1] != self.width:
       x = convolution.Conv(

@@ -79,6 +79,15 @@ def blur_upsample(x: jax.Array) -> jax.Array:
   return x
 
 
+def gelu(x: jax.Array) -> jax.Array:
+  """x times the normal cdf at x, exactly, as PyTorch computes it.
+
+  `nn.gelu(approximate=False)` takes erfc instead, which keeps more digits of
+  values near 0 far to the left, and on CPU five times as long.
+  """
+  return x * (1 + jax.lax.erf(x * 0.5**0.5)) / 2
+
+
 class BatchNorm(nn.Module):
   """Batch normalisation with PyTorch's running statistics.
 

@@ -88,7 +88,9 @@ def test_denoisers(golden):
 
 
 def check_denoiser(arrays, denoiser):
-  inputs = [torch.as_tensor(arrays[k]) for k in ("x", "sigma", "cond", "aug_cond")]
+  inputs = [
+    torch.as_tensor(arrays[k]) for k in ("x", "sigma", "cond", "aug_cond")
+  ]
   with torch.no_grad():
     output, log_variance = denoiser.eval()(*inputs)
   arrays.check("model_out", output, "network")

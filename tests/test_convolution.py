@@ -1,0 +1,77 @@
+"""The CPU forms of convolutions against XLA's own."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genvs_jax.models import convolution
+
+
+def plain(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@pytest.mark.parametrize(
+  "size, inputs, outputs",
+  [
+    (1, 5, 7),
+    (3, 6, 4),
+    (3, 67, 70),  # beyond a multiple of 64 on both sides
+    (3, 64, 65),
+    (5, 3, 2),
+  ],
+)
+def test_values_and_gradients(size, inputs, outputs):
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 6, 5, inputs))
+  kernel = jax.random.normal(keys[1], (size, size, inputs, outputs))
+  weight = jax.random.normal(keys[2], (2, 6, 5, outputs))
+  ours = convolution.pointwise if size == 1 else convolution.same
+
+  def run(function):
+    value, back = jax.vjp(function, x, kernel)
+    return value, *back(weight)
+
+  found, expected = jax.jit(run, static_argnums=0)(ours), run(plain)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
+
+
+def test_bfloat16_is_summed_in_float32():
+  """4096 ones in bfloat16 would stop growing at 256."""
+  x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+  kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+  _, back = jax.vjp(convolution.pointwise, x, kernel)
+  assert back(x)[1] == 4096
+  _, back = jax.vjp(convolution.same, x, jnp.ones((3, 3, 1, 1), jnp.bfloat16))
+  assert back(x)[1][1, 1] == 4096
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_only_what_keeps_its_shape_takes_another_form(monkeypatch, taken):
+  """Strided, dilated and grouped ones stay XLA's, and all of them on GPU."""
+  if not taken:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  x = jnp.ones((1, 8, 8, 4))
+
+  def is_xlas(**options) -> bool:
+    layer = convolution.Conv(4, **options)
+    variables = layer.init(jax.random.key(0), x)
+    jaxpr = jax.make_jaxpr(layer.apply)(variables, x)
+    expected = nn.Conv(4, **options).apply(variables, x)
+    np.testing.assert_allclose(
+      layer.apply(variables, x), expected, atol=1e-5, rtol=1e-5
+    )
+    return "custom_vjp" not in str(jaxpr)
+
+  assert is_xlas(kernel_size=(3, 3), padding=1) != taken
+  assert is_xlas(kernel_size=(1, 1)) != taken
+  assert is_xlas(kernel_size=(3, 3), padding=1, strides=2)
+  assert is_xlas(kernel_size=(3, 3), padding=2, kernel_dilation=2)
+  assert is_xlas(kernel_size=(3, 3), padding=1, feature_group_count=4)
+  assert is_xlas(kernel_size=(3, 3), padding=0)
+  assert is_xlas(kernel_size=(2, 2))
