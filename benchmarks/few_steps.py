@@ -5,9 +5,9 @@
 
 The first command draws the validation scenes of a trained model with every
 sampler and prints a table; it goes on where it was stopped. The second draws a
-plot of what the first has written (it needs matplotlib). A sampler that cannot
-take just so many evaluations takes as many as it can: Heun's method needs
-2 steps - 1.
+plot of what the first has written (`pip install -e '.[plots]'`). A sampler that
+cannot take just so many evaluations takes as many as it can: Heun's method
+needs 2 steps - 1.
 
 PSNR and SSIM are means over views of one sample each, denoised or rendered
 alone. Sharpness is the mean gradient of the pictures over that of the true
