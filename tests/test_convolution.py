@@ -51,25 +51,28 @@ def test_bfloat16_is_summed_in_float32():
   assert back(x)[1][1, 1] == 4096
 
 
-@pytest.mark.parametrize("taken", [True, False])
-def test_only_what_keeps_its_shape_takes_another_form(monkeypatch, taken):
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_only_wide_layers_that_keep_the_shape_change(monkeypatch, on_cpu):
   """Strided, dilated and grouped ones stay XLA's, and all of them on GPU."""
-  if not taken:
+  if not on_cpu:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  x = jnp.ones((1, 8, 8, 4))
 
-  def is_xlas(**options) -> bool:
-    layer = convolution.Conv(4, **options)
-    variables = layer.init(jax.random.key(0), x)
-    jaxpr = jax.make_jaxpr(layer.apply)(variables, x)
-    expected = nn.Conv(4, **options).apply(variables, x)
+  def is_xlas(width=128, **options) -> bool:
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, width))
+    layer = convolution.Conv(width, **options)
+    variables = layer.init(jax.random.key(1), x)
     np.testing.assert_allclose(
-      layer.apply(variables, x), expected, atol=1e-5, rtol=1e-5
+      layer.apply(variables, x),
+      nn.Conv(width, **options).apply(variables, x),
+      atol=1e-5,
+      rtol=1e-5,
     )
+    jaxpr = jax.make_jaxpr(layer.apply)(variables, x)
     return "custom_vjp" not in str(jaxpr)
 
-  assert is_xlas(kernel_size=(3, 3), padding=1) != taken
-  assert is_xlas(kernel_size=(1, 1)) != taken
+  assert is_xlas(kernel_size=(3, 3), padding=1) != on_cpu
+  assert is_xlas(kernel_size=(1, 1)) != on_cpu
+  assert is_xlas(kernel_size=(1, 1), width=64)
   assert is_xlas(kernel_size=(3, 3), padding=1, strides=2)
   assert is_xlas(kernel_size=(3, 3), padding=2, kernel_dilation=2)
   assert is_xlas(kernel_size=(3, 3), padding=1, feature_group_count=4)

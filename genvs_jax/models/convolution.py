@@ -2,9 +2,9 @@
 
 On CPU, XLA computes the gradient of a convolution with respect to its kernel,
 and everything about 1x1 convolutions, at a fraction of the rate of a matrix
-product (figures in docs/performance.md). There they are written as matrix
-products; on all other backends, and where strides or groups leave no choice,
-`conv_general_dilated` is XLA's own. `Conv` is Flax's with it.
+product (figures in docs/performance.md). There the wide ones are written as
+matrix products; on all other backends, and where strides or groups leave no
+choice, `conv_general_dilated` is XLA's own. `Conv` is Flax's with it.
 """
 
 import functools
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 # XLA's CPU kernel drops to half its rate where this does not divide a width.
 _WIDTH = 64
+# Narrower layers gain nothing.
+_WIDE = 128
 
 
 def conv_general_dilated(
@@ -42,16 +44,17 @@ def conv_general_dilated(
     precision: of the products.
   """
   size = rhs.shape[0]
-  keeps_shape = (
+  has_other_form = (
     rhs.shape[:-2] == (size, size)
     and size % 2 == 1
+    and min(rhs.shape[2:]) >= _WIDE
     and all(n == 1 for n in window_strides)
     and padding in ("SAME", [(size // 2, size // 2)] * 2)
     and set(lhs_dilation or (1,)) | set(rhs_dilation or (1,)) == {1}
     and feature_group_count == 1
     and precision is None
   )
-  if keeps_shape and jax.default_backend() == "cpu":
+  if has_other_form and jax.default_backend() == "cpu":
     return pointwise(lhs, rhs) if size == 1 else same(lhs, rhs)
   return jax.lax.conv_general_dilated(
     lhs,
