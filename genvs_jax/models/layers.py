@@ -83,7 +83,7 @@ def gelu(x: jax.Array) -> jax.Array:
   """x times the normal cdf at x, exactly, as PyTorch computes it.
 
   `nn.gelu(approximate=False)` takes erfc instead, which keeps more digits of
-  values near 0 far to the left, and on CPU five times as long.
+  values near 0 far to the left, and takes longer on CPU.
   """
   return x * (1 + jax.lax.erf(x * 0.5**0.5)) / 2
 
