@@ -1,6 +1,5 @@
 """What ends a run before its last step: a signal, or gradients gone wrong."""
 
-import collections
 import contextlib
 import json
 import signal
@@ -12,8 +11,6 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-
-_AHEAD = 3  # steps
 
 
 class Stop:
@@ -54,9 +51,6 @@ class Stop:
 class SkippedUpdates:
   """Ends a run whose gradients are not finite, many steps in a row.
 
-  It looks at each step while later ones compute, so that no device waits; as
-  many as `_AHEAD` are under way at a time.
-
   Args:
     most: updates in a row that may be left out.
     folder: receives the batch of the last one.
@@ -65,33 +59,19 @@ class SkippedUpdates:
 
   def __init__(self, most: int, folder: epath.Path, seed: int):
     self._most, self._folder, self._seed = most, folder, seed
-    self._pending: collections.deque[tuple[int, dict, jax.Array]] = (
-      collections.deque()
-    )
 
-  def watch(self, step: int, batch: dict, metrics: dict) -> None:
-    """Takes note of a step, and looks at the one `_AHEAD` before.
+  def check(self, step: int, batch: dict, metrics: dict) -> None:
+    """Looks at a step, and waits until it is done.
 
     Args:
       step: its number.
       batch: that this process fed to it, NumPy arrays.
       metrics: of the step, on the devices.
-    """
-    self._pending.append((step, batch, metrics["skipped_in_a_row"]))
-    if len(self._pending) > _AHEAD:
-      self._look_at(*self._pending.popleft())
-
-  def check(self) -> None:
-    """Looks at all steps noted.
 
     Raises:
       FloatingPointError: after too many in a row.
     """
-    while self._pending:
-      self._look_at(*self._pending.popleft())
-
-  def _look_at(self, step: int, batch: dict, in_a_row: jax.Array) -> None:
-    count = int(in_a_row)
+    count = int(metrics["skipped_in_a_row"])
     if count == 0:
       return
     logging.warning(

@@ -1,5 +1,6 @@
 """How fast a run goes, what it waits for and how much memory it takes."""
 
+import collections
 import contextlib
 import resource
 import sys
@@ -14,15 +15,19 @@ from absl import logging
 from genvs_jax import flops
 from genvs_jax import writers
 
+# What the loop does beside handing steps to the devices.
+SPANS = ("data_wait", "logging", "saving")
+
 
 class Progress:
   """Logs a line with rate, loss and time left, and writes metrics.
 
   Beside the metrics of the step it writes `steps_per_second`,
-  `images_per_second` (target views), `data_wait_share` (of the time),
-  `tflops_per_second` and `share_of_peak` (per device, of the dense bfloat16
-  peak where it is known), and the memory peak of a device or, on CPU, of the
-  process.
+  `images_per_second` (target views), `tflops_per_second` and `share_of_peak`
+  (per device, of the dense bfloat16 peak where it is known), the share of the
+  time that each of `SPANS` held up the loop, and the memory peak of a device
+  or, on CPU, of the process. Pauses, in which devices do something else than
+  steps, count neither in rates nor in shares; they are `paused_seconds`.
 
   Args:
     writer: receives the metrics.
@@ -49,27 +54,26 @@ class Progress:
     self._images = images_per_step
     self._flops = flops_per_step
     self._since = started
-    self._waited = 0.0
+    self._spent = collections.Counter()
     self._first = True
 
   @contextlib.contextmanager
-  def waiting_for_data(self) -> Iterator[None]:
-    """Time in here counts as waiting."""
+  def span(self, name: str) -> Iterator[None]:
+    """Time in here counts as `name`: one of `SPANS`, or "paused"."""
     begin = time.monotonic()
-    yield
-    self._waited += time.monotonic() - begin
-
-  @contextlib.contextmanager
-  def paused(self, result: Any) -> Iterator[None]:
-    """Time in here is no training, once `result` has been computed."""
-    jax.block_until_ready(result)
-    begin = time.monotonic()
-    yield
-    self._since += time.monotonic() - begin
+    with jax.profiler.TraceAnnotation(name):
+      yield
+    self._spent[name] += time.monotonic() - begin
 
   def report(self, step: int, metrics: dict[str, np.ndarray]) -> None:
     """Called when the metrics of `step` have arrived."""
-    elapsed = max(time.monotonic() - self._since, 1e-9)
+    with self.span("logging"):
+      self._report(step, metrics)
+
+  def _report(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    now = time.monotonic()
+    paused = self._spent.pop("paused", 0.0)
+    elapsed = max(now - self._since - paused, 1e-9)
     scalars = {name: float(value) for name, value in metrics.items()}
     loss = scalars["loss"]
     if self._first:
@@ -82,7 +86,9 @@ class Progress:
       self._first = False
     else:
       rate = (step - self._step) / elapsed
-      scalars |= self._rates(rate, self._waited / elapsed)
+      scalars |= self._rates(rate)
+      scalars |= {f"{k}_share": self._spent[k] / elapsed for k in SPANS}
+      scalars["paused_seconds"] = paused
       logging.info(
         "step %d/%d  %.2f steps/s  loss %.4f%s  %s left",
         step,
@@ -94,14 +100,14 @@ class Progress:
       )
     self._writer.write_scalars(step, scalars | memory_peak())
     self._writer.flush()
-    self._step, self._since, self._waited = step, time.monotonic(), 0.0
+    self._step, self._since = step, now
+    self._spent.clear()
 
-  def _rates(self, rate: float, waited: float) -> dict[str, float]:
+  def _rates(self, rate: float) -> dict[str, float]:
     each = self._flops * rate / jax.device_count()
     rates = {
       "steps_per_second": rate,
       "images_per_second": rate * self._images,
-      "data_wait_share": waited,
       "tflops_per_second": each / 1e12,
     }
     peak = flops.peak(jax.devices()[0].device_kind)

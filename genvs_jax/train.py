@@ -1,5 +1,6 @@
 """The loop: build, restore, step, log, measure, draw, save."""
 
+import collections
 import contextlib
 import time
 
@@ -7,6 +8,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from genvs_jax import background
 from genvs_jax import checkpoints
 from genvs_jax import data
 from genvs_jax import flops
@@ -19,6 +21,9 @@ from genvs_jax import train_state
 from genvs_jax import validation
 from genvs_jax import workdir as workdir_module
 from genvs_jax import writers
+
+# Steps that devices have been given and the loop has not looked at yet.
+_MOST_UNDER_WAY = 3
 
 
 def train_and_evaluate(
@@ -49,7 +54,7 @@ def train_and_evaluate(
   data.check_bounds(config, records)
   model = pipeline.build_model(config)
   validate = validation.Validation(config, model, workdir)
-  draw_sheet = validation.Sheets(config, model, workdir)
+  sheets = validation.Sheets(config, model, workdir)
   primary = jax.process_index() == 0
   stop = guards.Stop(
     sharding.stop_requested if jax.process_count() > 1 else None
@@ -67,6 +72,7 @@ def train_and_evaluate(
       workdir_module.describe(workdir, values, state.params)
     writer = writers.Writer(workdir, first_step, active=primary)
     stack.callback(writer.close)
+    host_work = stack.enter_context(background.Background())
     if first_step >= options.steps:
       return state
 
@@ -91,50 +97,63 @@ def train_and_evaluate(
       start_step=first_step,
       rows=sharding.local_rows(mesh, options.batch_size),
     )
+    under_way = collections.deque()
     for step in range(first_step + 1, options.steps + 1):
-      with progress.waiting_for_data():
+      with progress.span("data_wait"):
         batch = next(batches)
-      placed = sharding.to_devices(batch, mesh, options.batch_size)
+        placed = sharding.to_devices(batch, mesh, options.batch_size)
       profile.before(step)
       state, metrics = train_step(state, placed)
       profile.after(step, metrics)
+      under_way.append((step, batch, metrics))
       last, stopping = step == options.steps, stop(step)
+      saving = step % config.checkpoint.every == 0 or last
+      drawing = step % options.sheet_every == 0 or last
+      resting = saving or drawing or stopping
       try:
-        skipped.watch(step, batch, metrics)
-        if last or stopping:
-          skipped.check()
+        while len(under_way) > (0 if resting else _MOST_UNDER_WAY):
+          done, its_batch, its_metrics = under_way.popleft()
+          skipped.check(done, its_batch, its_metrics)
+          logged = done % options.log_every == 0 or done == first_step + 1
+          if logged and done != step:
+            progress.report(done, jax.device_get(its_metrics))
       except FloatingPointError:
         checkpointer.save(step, state, checkpoints.config_to_dict(config))
         checkpointer.wait()
         raise
-      saving = step % config.checkpoint.every == 0 or last
-      drawing = step % options.sheet_every == 0 or last
-      logged = step % options.log_every == 0 or step == first_step + 1
+      checkpointer.check()
+      host_work.check()
       scores = None
       if (saving or drawing) and not stopping:
-        with progress.paused(metrics):
+        with progress.span("paused"):
           variables = sharding.local_copy(
             mesh,
             train_state.sampling_variables(state, config.sampler.weights),
           )
           scores = validate(variables) if saving else None
           if drawing and primary:
-            writer.write_images(step, draw_sheet(step, variables))
+            drawn = jax.block_until_ready(sheets.draw(variables))
+            host_work.run(_save_sheet, sheets, writer, step, drawn)
           del variables
-      if logged or saving or drawing:
-        scalars = jax.device_get(metrics) | validation.named(scores)
-        progress.report(step, scalars)
-        checkpointer.check()
-      if saving or stopping:
-        checkpointer.save(
-          step, state, checkpoints.config_to_dict(config), scores
+      if resting:
+        progress.report(
+          step, jax.device_get(metrics) | validation.named(scores)
         )
+      if saving or stopping:
+        with progress.span("saving"):
+          checkpointer.save(
+            step, state, checkpoints.config_to_dict(config), scores
+          )
       if stopping:
         logging.warning(
           "SIGTERM: step %d is saved; the same command goes on from it", step
         )
         break
   return state
+
+
+def _save_sheet(sheets, writer, step: int, drawn) -> None:
+  writer.write_images(step, sheets.save(step, drawn))
 
 
 def _build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:

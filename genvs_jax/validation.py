@@ -199,23 +199,34 @@ class Sheets:
       else synthesis.build_draw(config, model, parts)
     )
 
-  def __call__(
-    self, step: int, variables: pipeline.Variables
-  ) -> dict[str, np.ndarray]:
-    """Draws and saves a sheet of variables that lie on one device."""
-    if self._scenes is None:
-      return {}
+  def draw(
+    self, variables: pipeline.Variables
+  ) -> synthesis.Views | jax.Array | None:
+    """Draws with variables that lie on one device; None without scenes."""
+    scenes = self._scenes
+    if scenes is None:
+      return None
     if self._unconditional:
       keys = jax.random.split(jax.random.key(self._seed), 8)
-      sheet = synthesis.unconditional_sheet(self._draw(variables, keys))
+      return self._draw(variables, keys)
+    keys = synthesis.view_keys(self._seed, scenes.index, np.arange(1))
+    return self._draw(variables, scenes.inputs, scenes.target_pose, keys)
+
+  def save(
+    self, step: int, drawn: synthesis.Views | jax.Array | None
+  ) -> dict[str, np.ndarray]:
+    """Writes the sheet of what was drawn, and returns it by name."""
+    if drawn is None:
+      return {}
+    drawn = jax.device_get(drawn)
+    if self._unconditional:
+      sheet = synthesis.unconditional_sheet(drawn)
     else:
-      sheet = self._of_scenes(variables, self._scenes)
+      sheet = self._sheet(drawn, self._scenes)
     pictures.save_png(self._folder / f"{step:08d}.png", sheet)
     return {"sheet": sheet}
 
-  def _of_scenes(self, variables, scenes: Scenes) -> np.ndarray:
-    keys = synthesis.view_keys(self._seed, scenes.index, np.arange(1))
-    drawn = self._draw(variables, scenes.inputs, scenes.target_pose, keys)
+  def _sheet(self, drawn: synthesis.Views, scenes: Scenes) -> np.ndarray:
     images = np.concatenate(
       [scenes.inputs["images"], scenes.target[:, None]], 1
     )

@@ -28,7 +28,8 @@ FLOORS = (
   ("train_state",),
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
-  ("guards", "workdir", "compilation_cache", "host_memory", "policies"),
+  ("guards", "workdir", "compilation_cache", "host_memory"),
+  ("policies", "background"),
   # use
   ("pretrained", "synthesis", "progress", "consistency"),
   ("warm_start", "validation", "rollouts", "exports", "sample_files"),
