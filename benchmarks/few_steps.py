@@ -166,15 +166,19 @@ def table(results: dict) -> str:
 
 
 def plot(results: dict, path: str) -> None:
-  """Two panels: PSNR and sharpness against evaluations."""
+  """Two panels: PSNR and sharpness against evaluations.
+
+  What lies far beside the render's is cut off.
+  """
   from matplotlib import pyplot  # noqa: PLC0415  (wanted for this alone)
 
   figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-  labels = {
-    "psnr": "PSNR of one sample, dB",
-    "sharpness": "sharpness (1: true)",
+  # Of a panel: its label, and its range around the render's score.
+  panels = {
+    "psnr": ("PSNR of one sample, dB", (-4, 1)),
+    "sharpness": ("sharpness (1: true)", (-0.1, 0.6)),
   }
-  for axis, (score, label) in zip(axes, labels.items(), strict=True):
+  for axis, (score, (label, around)) in zip(axes, panels.items(), strict=True):
     for name in METHODS:
       rows = [
         row
@@ -188,17 +192,16 @@ def plot(results: dict, path: str) -> None:
         marker="o",
         label=name,
       )
-    axis.axhline(results["render"][score], color="grey", dashes=(4, 3))
+    rendered = results["render"][score]
+    axis.axhline(rendered, color="grey", dashes=(4, 3))
+    axis.annotate(
+      "render, not denoised", (20, rendered), color="grey", va="bottom"
+    )
     axis.set_xscale("log")
     axis.set_xlabel("network evaluations")
     axis.set_ylabel(label)
-    axis.annotate(
-      "render, not denoised",
-      (1, results["render"][score]),
-      color="grey",
-      va="bottom",
-    )
-  axes[0].legend()
+    axis.set_ylim(*(rendered + x for x in around))
+  axes[0].legend(loc="lower left")
   figure.savefig(path, dpi=100)
 
 

@@ -54,7 +54,6 @@ def get_config():
   config.optimizer.warmup = 50
   config.optimizer.clip_norm = 10.0
   # Few steps draw smoother, on average closer pictures than many.
-  config.sampler.name = "euler"
   config.sampler.steps = 8
   config.sampler.sigma_min = 0.05
   # It learned from one input view, and its samples do not keep colours yet.

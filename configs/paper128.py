@@ -41,6 +41,7 @@ def get_config():
 
   config.sampler.name = "heun"
   config.sampler.steps = 30
+  config.sampler.churn = 0.0
   config.sampler.sigma_min = 0.002
   config.sampler.sigma_max = 80.0
   return config

@@ -168,7 +168,9 @@ def build_sigmas(config) -> jax.Array:
 
 
 def build_churn(config) -> Churn:
-  """From `config.sampler`."""
+  """From `config.sampler`; none for dpmpp_2m, which has no place for it."""
+  if config.sampler.name == "dpmpp_2m":
+    return Churn()
   return Churn(
     config.sampler.churn * config.sampler.steps, config.sampler.noise_scale
   )

@@ -70,6 +70,15 @@ def test_reaches_the_data(name):
   np.testing.assert_allclose(estimates[-1], end, atol=1e-3)
 
 
+def test_churn_by_config(debug_config):
+  options = debug_config.sampler
+  options.steps, options.churn, options.noise_scale = 5, 0.2, 1.1
+  for name, amount in (("euler", 1), ("heun", 1), ("dpmpp_2m", 0)):
+    options.name = name
+    churn = samplers.build_churn(debug_config)
+    assert churn.amount == pytest.approx(amount)
+
+
 def test_dpmpp_2m_refuses_churn():
   with pytest.raises(ValueError, match="dpmpp_2m is deterministic"):
     samplers.dpmpp_2m(
