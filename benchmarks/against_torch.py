@@ -223,136 +223,26 @@ def build_reference(row: str):
 # ---------------------------------------------------------------------- ours
 
 
+# Views in and views rendered, where a row needs others than a step.
+VIEWS = {"encoder": (1, 2), "render": (1, 1), "render_gradient": (2, 2)}
+
+
 def build_ours(row: str, dtype: str):
   """A function that runs the row once, and the memory of what it compiled."""
-  import jax  # noqa: PLC0415
-  import jax.numpy as jnp  # noqa: PLC0415
-
-  from benchmarks import train_step as train_step_benchmark  # noqa: PLC0415
+  from benchmarks import programs  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
+  from genvs_jax import compilation  # noqa: PLC0415
   from genvs_jax import host_memory  # noqa: PLC0415
-  from genvs_jax import pipeline  # noqa: PLC0415
-  from genvs_jax import progress  # noqa: PLC0415
-  from genvs_jax import rendering  # noqa: PLC0415
-  from genvs_jax import sharding  # noqa: PLC0415
-  from genvs_jax import train  # noqa: PLC0415
-  from genvs_jax import train_state  # noqa: PLC0415
 
   host_memory.keep_freed()  # as launch.py does
   config = reference128.get_config()
   config.model.dtype = dtype
   config.train.batch_size, config.train.ema = 1, "none"
-  mesh = sharding.make_mesh()
-  model = pipeline.build_model(config)
-  batch = train_step_benchmark.random_batch(config)
-  if row == "step":
-    abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
-    state = train_state.init_on_devices(
-      config, model, sharding.split_state(mesh, abstract)
-    )
-    compiled, _ = train.compile_step(config, model, mesh, state)
-    placed = sharding.to_devices(batch, mesh, 1)
-
-    def run_step():
-      nonlocal state
-      state, metrics = compiled(state, placed)
-      jax.block_until_ready((state, metrics))
-
-    memory = progress.step_memory(compiled.memory_analysis()) / 1e9
-    return run_step, {"compiled_gb": memory}
-
-  key = jax.random.key(0)
-  variables = jax.jit(lambda: pipeline.init_variables(model, key))()
-  volume = (SIZE, SIZE, 64, 16)
-  targets = jnp.asarray(poses())[None]
-
-  def encode(variables, images, train):
-    return pipeline.encode(model, variables, images, train=train)[0]
-
-  def render(variables, volumes, poses, uniforms):
-    count = volumes.shape[1]
-    inputs = pipeline.InputViews(
-      volumes,
-      targets[:, :count],
-      jnp.asarray(batch["intrinsics"]),
-      jnp.ones((1, count), bool),
-    )
-    return pipeline.render_features(model, variables, inputs, poses, uniforms)
-
-  def uniforms():
-    shape = (1, 2 * RENDER_SIZE**2, 64)
-    drawn = (jax.random.uniform(k, shape) for k in jax.random.split(key))
-    return rendering.Uniforms(*drawn)
-
-  def denoise(variables, image, features, dropout_key=None):
-    return pipeline.predict(
-      model,
-      variables,
-      image,
-      jnp.ones(1),
-      features,
-      dropout_key=dropout_key,
-    )
-
-  def mean_square(x):
-    return jnp.mean(x.astype(jnp.float32) ** 2)
-
-  def gradient(loss):
-    """The gradient by the row's parameters and by its other input."""
-
-    def of_params(params, x, variables):
-      joined = {k: {**variables[k], "params": params[k]} for k in params}
-      return loss({**variables, **joined}, x)
-
-    def run(variables, x):
-      part = {
-        "encoder_gradient": "encoder",
-        "render_gradient": "field",
-        "denoiser_gradient": "denoiser",
-      }[row]
-      params = {part: variables[part]["params"]}
-      return jax.grad(of_params, (0, 1))(params, x, variables)
-
-    return run
-
-  def denoising_loss(variables, features):
-    output, log_variance = denoise(
-      variables, jnp.ones((1, SIZE, SIZE, 3)), features, key
-    )
-    return mean_square(output) + jnp.mean(log_variance)
-
-  def rendering_loss(variables, volumes):
-    rendered = render(variables, volumes, targets[:, 2:4], uniforms())
-    return sum(mean_square(x) for x in rendered)
-
-  def draw(shape):
-    return jax.random.uniform(key, shape)
-
-  features = draw((1, SIZE, SIZE, 16))
-  images = draw((1, 2, SIZE, SIZE, 3))
-  volumes = jax.random.normal(key, (1, 2, *volume), model.encoder.dtype)
-  function, given = {
-    "encoder": (lambda v, x: encode(v, x, train=False), images[:, :1]),
-    "render": (
-      lambda v, x: render(
-        v, x, targets[:, 2:3], rendering.Uniforms(None, None)
-      ),
-      volumes[:, :1],
-    ),
-    "denoiser": (lambda v, x: denoise(v, images[:, 0], x), features),
-    "encoder_gradient": (
-      gradient(lambda v, x: mean_square(encode(v, x, train=True))),
-      images,
-    ),
-    "render_gradient": (gradient(rendering_loss), volumes),
-    "denoiser_gradient": (gradient(denoising_loss), features),
-  }[row]
-  compiled = jax.jit(function).lower(variables, given).compile()
-  memory = progress.step_memory(compiled.memory_analysis()) / 1e9
-  return (
-    lambda: jax.block_until_ready(compiled(variables, given)),
-    {"compiled_gb": memory},
-  )
+  views = VIEWS.get(row, (2, config.train.target_views))
+  config.model.input_views, config.train.target_views = views
+  program = programs.build(config, row)
+  memory = compilation.memory(program.compiled) / 1e9
+  return program.run, {"compiled_gb": memory}
 
 
 def poses() -> np.ndarray:

@@ -24,6 +24,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from genvs_jax import compilation
 from genvs_jax import data
 from genvs_jax import host_memory
 from genvs_jax import progress
@@ -44,14 +45,14 @@ def main(argv):
   data.prepare(config, _WORKDIR.value)
   host_memory.keep_freed()
   if _STUB.value:
-    train.compile_step = compile_stub
+    compilation.compile_step = compile_stub
   train.train_and_evaluate(config, _WORKDIR.value)
   text = (pathlib.Path(_WORKDIR.value) / "metrics.jsonl").read_text()
   print(table([json.loads(line) for line in text.splitlines()]))
 
 
 def compile_stub(config, model, mesh, state):
-  """In place of `train.compile_step`."""
+  """In place of `compilation.compile_step`."""
   del config, model, mesh, state
 
   def step(state, batch):

@@ -39,7 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.far = 0.0  # 0 derives them from the camera distance
   data.workers = 0  # processes that decode images; 0 = threads alone
   data.threads = 8  # that read and decode, each a batch at a time
-  data.prefetch = 8  # batches made ahead
+  # Batches made ahead: enough for the time that a checkpoint takes the cores.
+  data.prefetch = 16
   synthetic = data.synthetic = ml_collections.ConfigDict()
   synthetic.train_scenes = 500
   synthetic.validation_scenes = 24

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import logging
 from PIL import Image
@@ -240,19 +239,6 @@ def _to_square(depth: np.ndarray) -> np.ndarray:
   square = np.zeros((side, side), depth.dtype)
   square[top : top + height, left : left + width] = depth
   return square
-
-
-def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the global batches of training."""
-  count, size = config.train.batch_size, config.model.image_size
-  views = config.model.input_views + config.train.target_views
-  shapes = {
-    "images": ((count, views, size, size, 3), np.uint8),
-    "poses": ((count, views, 4, 4), np.float32),
-    "intrinsics": ((count, 4), np.float32),
-    "scene": ((count,), np.int32),
-  }
-  return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
 
 
 def train_batches(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-import jax
+import jax.extend
 
 # Dense bfloat16 operations per second, from the makers' data sheets.
 _PEAKS = {

@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 
-import imageio_ffmpeg
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -88,6 +87,8 @@ def save_mp4(
   path: epath.Path, frames: Sequence[np.ndarray], fps: float
 ) -> None:
   """H.264 that browsers play."""
+  import imageio_ffmpeg  # noqa: PLC0415  (wanted for this alone)
+
   size = _film_size(frames[0])
   with tempfile.TemporaryDirectory() as folder:
     film = pathlib.Path(folder) / "film.mp4"

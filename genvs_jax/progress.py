@@ -152,16 +152,6 @@ class Profile:
       self._running = False
 
 
-def step_memory(analysis: Any) -> int:
-  """Bytes on each device that a compiled program needs while it runs."""
-  return (
-    analysis.argument_size_in_bytes
-    + analysis.output_size_in_bytes
-    - analysis.alias_size_in_bytes
-    + analysis.temp_size_in_bytes
-  )
-
-
 def memory_peak() -> dict[str, float]:
   """The most memory taken so far, in GiB."""
   statistics = jax.local_devices()[0].memory_stats()

@@ -10,8 +10,8 @@ from etils import epath
 
 from genvs_jax import background
 from genvs_jax import checkpoints
+from genvs_jax import compilation
 from genvs_jax import data
-from genvs_jax import flops
 from genvs_jax import guards
 from genvs_jax import pipeline
 from genvs_jax import progress as progress_module
@@ -77,7 +77,9 @@ def train_and_evaluate(
       return state
 
     started = time.monotonic()
-    train_step, operations = compile_step(config, model, mesh, state)
+    train_step, operations = compilation.compile_step(
+      config, model, mesh, state
+    )
     progress = progress_module.Progress(
       writer,
       started=started,
@@ -166,44 +168,3 @@ def _build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
     best_metric=ranking.metric,
     highest_is_best=ranking.highest_is_best,
   )
-
-
-def compile_step(config, model: pipeline.Model, mesh, state):
-  """The compiled (state, batch) -> (state, metrics), and its operations.
-
-  Args:
-    config: see `configs/base.py`.
-    model: that it describes.
-    mesh: the devices.
-    state: placed on them, or its shapes.
-  """
-  shardings = sharding.split_state(mesh, state)
-  whole = sharding.whole_leaves(mesh, state.params)
-  if whole:
-    logging.info(
-      "%d parameters have no axis that %d divides and stay whole: %s",
-      len(whole),
-      config.mesh.shards,
-      ", ".join(whole),
-    )
-  step = jax.jit(
-    train_state.build_train_step(
-      config, model, sharding.build_gather(mesh), sharding.build_scatter(mesh)
-    ),
-    donate_argnums=0,
-    in_shardings=(shardings, sharding.split_batch(mesh)),
-    out_shardings=(shardings, sharding.replicated(mesh)),
-  )
-  traced = step.trace(state, data.batch_spec(config))
-  operations = flops.count(traced.jaxpr)
-  # Of the two orders that XLA knows on CPU, the one that needs less memory.
-  options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-  on_cpu = mesh.devices.flat[0].platform == "cpu"
-  compiled = traced.lower().compile(options if on_cpu else None)
-  memory = compiled.memory_analysis()
-  logging.info(
-    "a step takes %.3g TFLOP and %.2f GiB on each device",
-    operations / 1e12,
-    progress_module.step_memory(memory) / 2**30,
-  )
-  return compiled, operations

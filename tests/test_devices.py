@@ -11,6 +11,7 @@ import pytest
 from configs import cars64
 from configs import debug
 from genvs_jax import checkpoints
+from genvs_jax import compilation
 from genvs_jax import pipeline
 from genvs_jax import sharding
 from genvs_jax import train
@@ -97,7 +98,7 @@ def collectives(config) -> list[tuple[str, int]]:
   mesh = sharding.make_mesh(shards=config.mesh.shards)
   state = jax.eval_shape(lambda: train_state.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
-  compiled, _ = train.compile_step(config, model, mesh, placed)
+  compiled, _ = compilation.compile_step(config, model, mesh, placed)
   kinds = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     "|collective-broadcast|ragged-all-to-all"

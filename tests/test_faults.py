@@ -17,6 +17,7 @@ import pytest
 from absl import logging
 
 from genvs_jax import checkpoints
+from genvs_jax import compilation
 from genvs_jax import data
 from genvs_jax import guards
 from genvs_jax import resume
@@ -30,7 +31,7 @@ ONE = jax.devices()[:1]
 @pytest.fixture(autouse=True, scope="module")
 def compiled_once():
   """The runs of this file differ in steps and checkpoints alone."""
-  compile_step, compiled = train.compile_step, []
+  compile_step, compiled = compilation.compile_step, []
 
   def once(*args):
     if not compiled:
@@ -38,7 +39,7 @@ def compiled_once():
     return compiled[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "compile_step", once)
+    patch.setattr(compilation, "compile_step", once)
     yield
 
 

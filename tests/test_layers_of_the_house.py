@@ -29,7 +29,7 @@ FLOORS = (
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
   ("guards", "workdir", "compilation_cache", "host_memory"),
-  ("policies", "background"),
+  ("policies", "background", "compilation"),
   # use
   ("pretrained", "synthesis", "progress", "consistency"),
   ("warm_start", "validation", "rollouts", "exports", "sample_files"),
@@ -105,6 +105,7 @@ def test_only_a_few_modules_know_configs():
     "evaluation.protocol",
     "data",
     "train_state",
+    "compilation",
     "warm_start",
     "resume",
     "validation",

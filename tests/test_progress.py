@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from genvs_jax import background
+from genvs_jax import compilation
 from genvs_jax import progress as progress_module
 from genvs_jax import train
 
@@ -91,7 +92,7 @@ def test_steps_are_given_ahead_of_those_looked_at(
 
     return step, 1
 
-  monkeypatch.setattr(train, "compile_step", compile_step)
+  monkeypatch.setattr(compilation, "compile_step", compile_step)
   debug_config.train.steps = 8
   debug_config.train.sheet_every = 100
   debug_config.checkpoint.every = 6

@@ -1,0 +1,232 @@
+"""Measures programs one by one, each in a process of its own, into a file.
+
+What the file has already is not measured again, so that a stopped run goes on
+where it was. The parent process leaves the devices alone.
+"""
+
+import importlib
+import json
+import multiprocessing
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
+
+DTYPES = ("float32", "bfloat16")
+
+
+class Spec(NamedTuple):
+  """A program of `benchmarks.programs` under a config.
+
+  Attributes:
+    config: a module of `configs`.
+    program: its name.
+    fields: what differs from the config: {"train.batch_size": 1}.
+  """
+
+  config: str
+  program: str
+  fields: dict[str, Any]
+
+  @property
+  def key(self) -> str:
+    fields = ",".join(f"{k}={v}" for k, v in sorted(self.fields.items()))
+    return f"{self.config}/{self.program}/{fields}"
+
+
+class Results:
+  """A JSON file of measurements by key.
+
+  Args:
+    path: of the file, read if it exists.
+  """
+
+  def __init__(self, path: str):
+    self._path = pathlib.Path(path)
+    exists = self._path.exists()
+    self.values = json.loads(self._path.read_text()) if exists else {}
+
+  def get(self, key: str, measure: Callable[[], dict]) -> dict:
+    """What the file has under the key, else what is measured now."""
+    if key not in self.values:
+      print(f"measuring {key}", flush=True)
+      self.values[key] = measure()
+      part = self._path.with_suffix(".part")
+      part.write_text(json.dumps(self.values, indent=1))
+      part.replace(self._path)
+    return self.values[key]
+
+
+def apart(function: Callable[..., dict], *arguments) -> dict:
+  """What a function returns in a process of its own.
+
+  If it fails, say for want of memory, {"error": first line of the error}.
+  """
+  context = multiprocessing.get_context("spawn")
+  ours, theirs = context.Pipe()
+  process = context.Process(target=_answer, args=(theirs, function, *arguments))
+  process.start()
+  theirs.close()
+  try:
+    found = ours.recv()
+  except EOFError:
+    process.join()
+    found = {"error": f"the process ended with code {process.exitcode}"}
+  process.join()
+  return found
+
+
+def _answer(pipe, function: Callable[..., dict], *arguments) -> None:
+  try:
+    pipe.send(function(*arguments))
+  # A table with a hole is better than none.
+  except Exception as error:
+    pipe.send({"error": (str(error).splitlines() or [repr(error)])[0][:200]})
+
+
+def load_config(spec: Spec):
+  """The config that a spec describes."""
+  config = importlib.import_module(f"configs.{spec.config}").get_config()
+  config.update_from_flattened_dict(spec.fields)
+  return config
+
+
+def measure(spec: Spec, repeats: int, seconds: float) -> dict:
+  """Times, work and memory of a program.
+
+  Args:
+    spec: the program.
+    repeats: runs after the first, ...
+    seconds: ... fewer (but one) if they would take longer than this.
+  """
+  from benchmarks import programs  # noqa: PLC0415  (JAX only in a child)
+  from genvs_jax import compilation  # noqa: PLC0415
+  from genvs_jax import host_memory  # noqa: PLC0415
+  from genvs_jax import progress  # noqa: PLC0415
+
+  host_memory.keep_freed()  # as launch.py does
+  begin = time.perf_counter()
+  program = programs.build(load_config(spec), spec.program)
+  setup = time.perf_counter() - begin - program.compile_seconds
+  times = time_runs(program.run, repeats, seconds)
+  costs = program.compiled.cost_analysis() or {}
+  ((_, peak),) = progress.memory_peak().items()
+  return {
+    "seconds": times,
+    "compile_seconds": program.compile_seconds,
+    "setup_seconds": setup,
+    "operations": program.operations,
+    "xla_operations": costs.get("flops"),
+    "xla_bytes": costs.get("bytes accessed"),
+    "compiled_gib": compilation.memory(program.compiled) / 2**30,
+    "peak_gib": peak,
+  }
+
+
+def measure_peaks(size: int, copied: int) -> dict:
+  """What a large matrix product and a large copy reach.
+
+  Args:
+    size: of the matrices, along each side.
+    copied: bytes that are read, and written.
+  """
+  import jax  # noqa: PLC0415  (only in a child)
+  import jax.numpy as jnp  # noqa: PLC0415
+
+  from genvs_jax import host_memory  # noqa: PLC0415
+
+  host_memory.keep_freed()
+  found = {
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "jax": jax.__version__,
+  }
+
+  def best(function, x) -> float:
+    compiled = jax.jit(function).lower(x).compile()
+    return min(time_runs(lambda: jax.block_until_ready(compiled(x)), 7, 20))
+
+  for dtype in DTYPES:
+    x = jnp.ones((size, size), dtype)
+    taken = best(lambda x: x @ x, x)
+    found[f"{dtype}_per_second"] = 2 * size**3 / taken
+  taken = best(lambda x: x + 1, jnp.ones(copied // 4, jnp.float32))
+  found["bytes_per_second"] = 2 * copied / taken
+  return found
+
+
+def time_runs(
+  run: Callable[[], Any], repeats: int, seconds: float
+) -> list[float]:
+  """Seconds of each run after a first one; at least one."""
+  run()
+  times = []
+  while len(times) < repeats and (not times or sum(times) < seconds):
+    begin = time.perf_counter()
+    run()
+    times.append(time.perf_counter() - begin)
+  return times
+
+
+def spread(times: list[float]) -> str:
+  """Median and extremes."""
+  low, high = min(times), max(times)
+  return f"{statistics.median(times):.3g} ({low:.3g} to {high:.3g})"
+
+
+def table(rows: dict[str, dict], peaks: dict, dtype: str) -> str:
+  """Markdown: a line per program.
+
+  Args:
+    rows: label -> what `measure` gave.
+    peaks: what `measure_peaks` gave.
+    dtype: that the programs compute in.
+  """
+  product, copy = peaks[f"{dtype}_per_second"], peaks["bytes_per_second"]
+  lines = [
+    f"{peaks['devices']} x {peaks['device']}, jax {peaks['jax']}, {dtype}; a"
+    f" large matrix product reaches {product / 1e9:.0f} GFLOP/s, a large copy"
+    f" {copy / 1e9:.1f} GB/s\n",
+    "| | seconds | to compile | GFLOP | XLA: GFLOP, GB | share of the product's"
+    " rate, of the copy's | compiled, GiB | peak, GiB |",
+    "|---|---|---|---|---|---|---|---|",
+  ]
+  for label, row in rows.items():
+    if "error" in row:
+      lines.append(f"| {label} | {row['error']} |" + " |" * 6)
+      continue
+    median = statistics.median(row["seconds"])
+    moved = (row["xla_bytes"] or 0) / median / copy
+    used = row["operations"] / median / product / peaks["devices"]
+    lines.append(
+      f"| {label} | {spread(row['seconds'])} | {row['compile_seconds']:.1f}"
+      f" | {row['operations'] / 1e9:.4g}"
+      f" | {(row['xla_operations'] or 0) / 1e9:.4g},"
+      f" {(row['xla_bytes'] or 0) / 1e9:.3g}"
+      f" | {used:.0%}, {moved:.0%}"
+      f" | {row['compiled_gib']:.2f} | {row['peak_gib']:.2f} |"
+    )
+  return "\n".join(lines)
+
+
+def comparison(old: dict, new: dict) -> str:
+  """Markdown: what two files have both, side by side."""
+  lines = [
+    "| | seconds, old | new | ratio | compiled GiB, old | new | ratio |",
+    "|---|---|---|---|---|---|---|",
+  ]
+  for key in old:
+    before, now = old[key], new.get(key, {})
+    if "seconds" not in before or "seconds" not in now:
+      continue
+    cells = []
+    for was, is_now in (
+      (statistics.median(x["seconds"]) for x in (before, now)),
+      (x.get("compiled_gib") for x in (before, now)),
+    ):
+      ratio = f"{is_now / was:.2f}" if was and is_now else ""
+      cells += [f"{x:.3g}" if x else "" for x in (was, is_now)] + [ratio]
+    lines.append(f"| {key} | {' | '.join(cells)} |")
+  return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Times reading training data, and saving and restoring a state."""
+
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+
+from benchmarks import measuring
+from genvs_jax import checkpoints
+from genvs_jax import data
+from genvs_jax import pipeline
+from genvs_jax import sharding
+from genvs_jax import train_state
+
+
+def time_data(name: str, data_dir: str) -> dict:
+  """Scenes per second that reach the batches of a config.
+
+  Args:
+    name: of the config.
+    data_dir: of the synthetic cars, made if missing; "" for a passing folder.
+  """
+  config = measuring.load_config(measuring.Spec(name, "", {}))
+  config.data.dataset = "synthetic_cars"
+  config.data.synthetic.update(
+    train_scenes=48, validation_scenes=1, test_scenes=1, image_size=128
+  )
+  with tempfile.TemporaryDirectory() as folder:
+    config.data.data_dir = data_dir or folder
+    data.prepare(config, "")
+    records = Repeated(data.load_split(config, "", "train"), 50)
+    rates = {}
+    for label, threads in (("one", 1), ("all", config.data.threads)):
+      config.data.threads = threads
+      batches = data.train_batches(config, records, start_step=0)
+      for _ in range(config.data.prefetch + 1):
+        next(batches)
+      scenes, begin = 0, time.perf_counter()
+      while time.perf_counter() - begin < 10:
+        scenes += len(next(batches)["scene"])
+      rates[label] = scenes / (time.perf_counter() - begin)
+  return rates | {"batch_size": config.train.batch_size}
+
+
+class Repeated(Sequence):
+  """Records several times over: shuffling very few of them takes longer."""
+
+  def __init__(self, records: Sequence, times: int):
+    self._records, self._times = records, times
+
+  def __len__(self) -> int:
+    return len(self._records) * self._times
+
+  def __getitem__(self, index: int):
+    return self._records[index % len(self._records)]
+
+
+def time_checkpoint(name: str, repeats: int) -> dict:
+  """Saves and restores a state of a config.
+
+  Saving is asynchronous: the run waits for the copy alone ("waits"), the rest
+  is written while it trains on ("saves").
+  """
+  config = measuring.load_config(measuring.Spec(name, "", {}))
+  with tempfile.TemporaryDirectory() as folder:
+    return _save_and_restore(config, f"{folder}/checkpoints", repeats)
+
+
+def _save_and_restore(config, folder: str, repeats: int) -> dict:
+  model = pipeline.build_model(config)
+  mesh = sharding.make_mesh(
+    replicas=config.mesh.replicas, shards=config.mesh.shards
+  )
+  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+  shardings = sharding.split_state(mesh, abstract)
+  state = train_state.init_on_devices(config, model, shardings)
+  values = checkpoints.config_to_dict(config)
+  waits, saves, restores = [], [], []
+  for step in range(1, repeats + 1):
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpointer = checkpoints.Checkpointer(folder)
+    begin = time.perf_counter()
+    checkpointer.save(step, state, values)
+    waits.append(time.perf_counter() - begin)
+    checkpointer.wait()
+    saves.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    restored = checkpointer.restore(
+      step, checkpoints.abstract_like(abstract, shardings)
+    )
+    jax.block_until_ready(restored)
+    restores.append(time.perf_counter() - begin)
+    checkpointer.close()
+    del restored
+  files = pathlib.Path(folder).rglob("*")
+  size = sum(p.stat().st_size for p in files if p.is_file())
+  return {
+    "waits": waits,
+    "saves": saves,
+    "restores": restores,
+    "state_bytes": sum(x.nbytes for x in jax.tree.leaves(state)),
+    "disk_bytes": size,
+  }
