@@ -6,7 +6,7 @@
 
 Trains for 50 steps with checkpoints at 20 and 40 and a sheet at 30, everything
 else as in the config, and prints how long the loop was held up by waiting for
-data (decoded and placed on the devices), by writing metrics and by saving.
+data, by placing it on the devices, by writing metrics and by saving.
 Validation and drawing pause training and count apart; the first step, which
 compiles, and the last save do not count.
 

@@ -38,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.near = 0.0  # folder only: recorded near and far in world units;
   data.far = 0.0  # 0 derives them from the camera distance
   data.workers = 0  # processes that decode images; 0 = threads alone
-  data.threads = 8  # that read and decode, each a batch at a time
+  # That read and decode, each a batch at a time; 0: a core each, at most 8.
+  data.threads = 0
   # Batches made ahead: enough for the time that a checkpoint takes the cores.
   data.prefetch = 16
   synthetic = data.synthetic = ml_collections.ConfigDict()

@@ -13,7 +13,6 @@ def get_config():
 
   config.data.dataset = "synthetic_cars"
   config.data.data_dir = "WORKDIR/data"
-  config.data.threads = 2
   config.data.synthetic.train_scenes = 600
   config.data.synthetic.validation_scenes = 24
   config.data.synthetic.test_scenes = 2

@@ -282,7 +282,7 @@ def train_batches(
   )
   batches = grain.MapDataset.source(share)[start_step:].to_iter_dataset(
     grain.ReadOptions(
-      num_threads=config.data.threads,
+      num_threads=config.data.threads or _default_threads(),
       prefetch_buffer_size=config.data.prefetch,
     )
   )
@@ -291,6 +291,11 @@ def train_batches(
       grain.MultiprocessingOptions(num_workers=config.data.workers)
     )
   return iter(batches)
+
+
+def _default_threads() -> int:
+  """Two on two cores: more would only take the core from the loop itself."""
+  return min(8, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from absl import logging
 from genvs_jax import flops
 from genvs_jax import writers
 
-# What the loop does beside handing steps to the devices.
-SPANS = ("data_wait", "logging", "saving")
+# What the loop does beside handing steps to the devices; placing is the copying
+# of a batch to them.
+SPANS = ("data_wait", "placing", "logging", "saving")
 
 
 class Progress:

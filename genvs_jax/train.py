@@ -103,6 +103,7 @@ def train_and_evaluate(
     for step in range(first_step + 1, options.steps + 1):
       with progress.span("data_wait"):
         batch = next(batches)
+      with progress.span("placing"):
         placed = sharding.to_devices(batch, mesh, options.batch_size)
       profile.before(step)
       state, metrics = train_step(state, placed)
