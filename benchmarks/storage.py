@@ -55,6 +55,8 @@ class Repeated(Sequence):
     return len(self._records) * self._times
 
   def __getitem__(self, index: int):
+    if index >= len(self):
+      raise IndexError(index)
     return self._records[index % len(self._records)]
 
 

@@ -225,7 +225,8 @@ def render_features(
     variables: of all parts.
     inputs: the encoded input views.
     poses: [B,Q,4,4] camera-to-world of the views to render.
-    uniforms: random numbers [B,Q*h*w,samples] of training; by default none.
+    uniforms: random numbers [B,Q*h*w,samples] of training, in any order; by
+      default none.
   """
   batch, views = poses.shape[:2]
   size = model.render_size
@@ -240,6 +241,8 @@ def render_features(
   origins = origins.reshape(batch, -1, 3)
   directions = directions.reshape(batch, -1, 3)
   near, far = model.frustum.ray_bounds(origins, directions)
+  if uniforms.fine is not None:
+    uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))
 
   def render_chunk(rays):
     return rendering.render_rays(

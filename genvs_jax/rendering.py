@@ -2,11 +2,12 @@
 
 Two passes along each ray: evenly spaced samples, then as many again where the
 first pass found something. The radiance field is evaluated once per sample:
-the second pass merges both sets by distance instead of evaluating the first
-again. Everything works on rays [..,R] with any leading axes, in float32.
+both sets are composited together instead of evaluating the first again.
+Everything works on rays [..,R] with any leading axes, in float32.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Uniforms(NamedTuple):
   """Random numbers in [0,1) of one render; None gives the fixed placement."""
 
   coarse: jax.Array | None  # [..,R,coarse]
-  fine: jax.Array | None  # [..,R,fine]
+  fine: jax.Array | None  # [..,R,fine], ascending along the last axis
 
 
 class Render(NamedTuple):
@@ -60,7 +61,7 @@ def trilinear_lookup(
   Returns:
     [P,C] in the volume's dtype.
   """
-  *grid, channels = volume.shape
+  grid = volume.shape[:-1]
   if min(grid) < 2:
     raise ValueError(
       f"volume has shape {volume.shape}, expected two or more voxels along"
@@ -74,28 +75,16 @@ def trilinear_lookup(
     index = (rcd + 1) / 2 * size - 0.5
   index = jnp.clip(index, 0, size - 1)
   base = jnp.clip(jnp.floor(index), 0, size - 2).astype(jnp.int32)
-  fraction = (index - base).astype(volume.dtype)
-  dimensions = jax.lax.GatherDimensionNumbers(
-    offset_dims=(1, 2), collapsed_slice_dims=(0, 1), start_index_map=(0, 1, 2)
-  )
-
-  def depth_line(row: int, column: int) -> jax.Array:
-    # Both depth planes of a corner are neighbours in memory: four reads of
-    # [2,C] instead of eight of [C].
-    pair = jax.lax.gather(
-      volume,
-      base + jnp.array([row, column, 0]),
-      dimensions,
-      (1, 1, 2, channels),
-      mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
-    w = fraction[:, 2:]
-    return pair[:, 0] * (1 - w) + pair[:, 1] * w
-
-  v, u = fraction[:, :1], fraction[:, 1:2]
-  top = depth_line(0, 0) * (1 - u) + depth_line(0, 1) * u
-  bottom = depth_line(1, 0) * (1 - u) + depth_line(1, 1) * u
-  return top * (1 - v) + bottom * v
+  above = index - base
+  # Summed in float32, values as well as gradients.
+  table = volume.astype(jnp.promote_types(volume.dtype, jnp.float32))
+  total = 0
+  for corner in itertools.product((0, 1), repeat=3):
+    row, column, plane = (base + jnp.array(corner)).T
+    values = table.at[row, column, plane].get(mode="promise_in_bounds")
+    weight = jnp.prod(jnp.where(jnp.array(corner), above, 1 - above), -1)
+    total += values * weight[:, None]
+  return total.astype(volume.dtype)
 
 
 def coarse_distances(
@@ -131,7 +120,7 @@ def fine_distances(
     uniform: [..,count] in [0,1), or None for evenly spaced quantiles.
 
   Returns:
-    [..,count], without gradient.
+    [..,count], ascending if `uniform` is, without gradient.
   """
   distances, weights = jax.lax.stop_gradient((distances, weights))
   bins = (distances[..., 1:] + distances[..., :-1]) / 2
@@ -142,9 +131,7 @@ def fine_distances(
   if uniform is None:
     quantiles = jnp.linspace(0.5 / count, 1 - 0.5 / count, count)
     uniform = jnp.broadcast_to(quantiles, (*cdf.shape[:-1], count))
-  # searchsorted(cdf, u, "right") as a count: all comparisons at once suit
-  # accelerators better than a binary search per sample.
-  index = jnp.sum(uniform[..., :, None] >= cdf[..., None, :], -1)
+  index = _count(jnp.greater_equal, uniform, cdf)
   below = jnp.maximum(index - 1, 0)
   above = jnp.minimum(index, cdf.shape[-1] - 1)
 
@@ -176,6 +163,60 @@ def compositing_weights(
   optical = density * intervals
   before = jnp.cumsum(optical, -1) - optical
   return -jnp.expm1(-optical) * jnp.exp(-before)
+
+
+def compositing_weights_of_both(
+  first_density: jax.Array,
+  first: jax.Array,
+  second_density: jax.Array,
+  second: jax.Array,
+  last_interval: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """`compositing_weights` of two sets of samples on the same rays.
+
+  Nothing is sorted: what lies before a sample is a prefix of either set.
+
+  Args:
+    first_density: [..,S] of the first set.
+    first: [..,S] its distances, ascending.
+    second_density: [..,S'] of the second set.
+    second: [..,S'] its distances, ascending.
+    last_interval: [..] length that the last sample of all stands for.
+
+  Returns:
+    the weights of both sets.
+  """
+  # How many of the other set lie before each sample; of equal ones, the first
+  # set's do.
+  before_first = _count(jnp.greater, first, second)
+  before_second = _count(jnp.greater_equal, second, first)
+  end = jnp.full((*first.shape[:-1], 1), jnp.inf, first.dtype)
+  start = jnp.zeros_like(end)
+
+  def optical_depth(density, distances, others, before):
+    following = jnp.concatenate([distances[..., 1:], end], -1)
+    other = _take(jnp.concatenate([others, end], -1), before)
+    following = jnp.minimum(following, other)
+    interval = jnp.where(
+      following < jnp.inf, following - distances, last_interval[..., None]
+    )
+    return density * interval
+
+  first_optical = optical_depth(first_density, first, second, before_first)
+  second_optical = optical_depth(second_density, second, first, before_second)
+  first_sums, second_sums = (
+    jnp.concatenate([start, jnp.cumsum(x, -1)], -1)
+    for x in (first_optical, second_optical)
+  )
+
+  def weights(optical, sums, other_sums, before):
+    passed = sums[..., :-1] + _take(other_sums, before)
+    return -jnp.expm1(-optical) * jnp.exp(-passed)
+
+  return (
+    weights(first_optical, first_sums, second_sums, before_first),
+    weights(second_optical, second_sums, first_sums, before_second),
+  )
 
 
 def render_rays(
@@ -216,43 +257,34 @@ def render_rays(
   fine = fine_distances(coarse, coarse_weights, counts.fine, uniforms.fine)
   fine_density, fine_features = evaluate(fine)
 
-  distances = jnp.concatenate([coarse, fine], -1)
-  density = jnp.concatenate([coarse_density, fine_density], -1)
-  order = jnp.argsort(distances, -1)
-  inverse = jnp.argsort(order, -1)
-  sorted_weights = compositing_weights(
-    _permute(density, order, inverse),
-    jnp.take_along_axis(distances, order, -1),
-    last_interval,
-  )
-  # Only scalars are reordered: the features stay where they were evaluated.
-  weights = _permute(sorted_weights, inverse, order)
-  opacity = jnp.sum(weights, -1)
-  features = jnp.einsum(
-    "...s,...sf->...f", weights[..., : counts.coarse], coarse_features
-  ) + jnp.einsum(
-    "...s,...sf->...f", weights[..., counts.coarse :], fine_features
-  )
-  return Render(
-    features=features + (1 - opacity)[..., None],
-    depth=jnp.sum(weights * jnp.where(distances < 1e8, distances, 0.0), -1),
-    opacity=opacity,
+  coarse_weights, fine_weights = compositing_weights_of_both(
+    coarse_density, coarse, fine_density, fine, last_interval
   )
 
+  def composite(values):
+    """Sum over the samples of both passes of weight times value."""
+    return sum(
+      jnp.einsum("...s,...sf->...f", weights, x)
+      for weights, x in zip((coarse_weights, fine_weights), values, strict=True)
+    )
 
-@jax.custom_vjp
-def _permute(values, order, inverse):
-  """values[order] along the last axis, whose gradient is a gather too."""
-  del inverse
-  return jnp.take_along_axis(values, order, -1)
+  opacity = jnp.sum(coarse_weights, -1) + jnp.sum(fine_weights, -1)
+  features = composite((coarse_features, fine_features))
+  depth = composite(
+    tuple(jnp.where(x < 1e8, x, 0.0)[..., None] for x in (coarse, fine))
+  )
+  return Render(features + (1 - opacity)[..., None], depth[..., 0], opacity)
 
 
-def _permute_forward(values, order, inverse):
-  return jnp.take_along_axis(values, order, -1), inverse
+def _count(compare, values: jax.Array, limits: jax.Array) -> jax.Array:
+  """How many limits [..,L] compare so with each value [..,S], i32 [..,S]."""
+  # Limit by limit XLA makes one loop of it; all at once, an array [..,S,L].
+  return sum(
+    compare(values, limits[..., i, None]).astype(jnp.int32)
+    for i in range(limits.shape[-1])
+  )
 
 
-def _permute_backward(inverse, gradient):
-  return jnp.take_along_axis(gradient, inverse, -1), None, None
-
-
-_permute.defvjp(_permute_forward, _permute_backward)
+def _take(values: jax.Array, index: jax.Array) -> jax.Array:
+  """values[index] along the last axis."""
+  return jnp.take_along_axis(values, index, -1, mode="promise_in_bounds")

@@ -165,15 +165,54 @@ def test_gradient_matches_finite_differences():
   np.testing.assert_allclose(gradient, change, rtol=0.05)
 
 
-def test_permutation_gradient_is_the_gather_that_jax_derives():
-  values = jax.random.normal(jax.random.key(0), (4, 6))
-  order = jnp.argsort(values, -1)
-  inverse = jnp.argsort(order, -1)
-  weight = jnp.arange(24.0).reshape(4, 6)
-  ours = jax.grad(
-    lambda v: jnp.sum(rendering._permute(v, order, inverse) ** 2 * weight)
-  )(values)
-  theirs = jax.grad(
-    lambda v: jnp.sum(jnp.take_along_axis(v, order, -1) ** 2 * weight)
-  )(values)
-  np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+def test_weights_of_two_sets_are_those_of_the_sorted_whole():
+  """Ties, sets that do not overlap and rays that miss are among them."""
+  rng = np.random.default_rng(0)
+  first = np.sort(rng.random((6, 5)), -1)
+  second = np.sort(rng.random((6, 7)), -1)
+  second[1] = np.sort(np.concatenate([first[1], [0.5, 0.5]]))
+  second[2] += 1
+  second[3] -= 1
+  first[4], second[4] = 1e9, 1e9
+  density = 5 * rng.random((6, 12))
+  last = np.array([0.1, 0.2, 0.3, 0.4, 0.0, 0.6])
+  weight = rng.random((6, 12))
+  order = np.argsort(np.concatenate([first, second], -1), -1, kind="stable")
+
+  def of_both(density):
+    return jnp.concatenate(
+      rendering.compositing_weights_of_both(
+        density[:, :5], first, density[:, 5:], second, last
+      ),
+      -1,
+    )
+
+  def of_sorted(density):
+    weights = rendering.compositing_weights(
+      jnp.take_along_axis(density, order, -1),
+      np.take_along_axis(np.concatenate([first, second], -1), order, -1),
+      last,
+    )
+    return jnp.zeros_like(density).at[np.arange(6)[:, None], order].set(weights)
+
+  np.testing.assert_allclose(
+    of_both(density), of_sorted(density), atol=1e-6, rtol=1e-5
+  )
+  found, expected = (
+    jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(density)
+    for f in (of_both, of_sorted)
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_volumes_are_summed_in_float32():
+  """The gradient of 4096 ones in bfloat16 would stop growing at 256."""
+  volume = jnp.ones((2, 2, 2, 1), jnp.bfloat16)
+  at = jnp.full((4096, 3), -1.0)
+
+  def loss(volume):
+    values = rendering.trilinear_lookup(volume, at, True)
+    return jnp.sum(values.astype(jnp.float32))
+
+  gradient = jax.grad(loss)(volume)
+  assert gradient[0, 0, 0, 0] == 4096 and gradient.dtype == jnp.bfloat16

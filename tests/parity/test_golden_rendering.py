@@ -87,13 +87,16 @@ class Setup:
     return density.reshape(shape), colours.reshape(*shape, -1)
 
   def render(self, volumes, variables) -> rendering.Render:
+    uniforms = self.uniforms
+    if uniforms.fine is not None:
+      uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))
     return rendering.render_rays(
       lambda points: self.evaluate(volumes, variables, points),
       *self.rays,
       self.near,
       self.far,
       self.counts,
-      self.uniforms,
+      uniforms,
     )
 
 

@@ -1,0 +1,231 @@
+"""The parts of the benchmarks that could lie."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import loop
+from benchmarks import measuring
+from benchmarks import memory_scenes
+from benchmarks import profiling
+from benchmarks import run
+from benchmarks import storage
+from configs import debug
+from genvs_jax import compilation
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def fail():
+  raise ValueError("first line\nsecond line")
+
+
+def end():
+  os._exit(3)
+
+
+def test_measurements_are_kept_and_failures_are_told(tmp_path):
+  path = tmp_path / "results.json"
+  results = measuring.Results(str(path))
+  assert results.get("a", lambda: {"seconds": [1.0]}) == {"seconds": [1.0]}
+  assert results.get("b", lambda: measuring.apart(fail)) == {
+    "error": "first line"
+  }
+  assert "code 3" in measuring.apart(end)["error"]
+  again = measuring.Results(str(path))
+  assert again.get("a", fail) == {"seconds": [1.0]}  # not measured again
+  assert json.loads(path.read_text()) == again.values
+
+
+def test_two_files_are_compared_by_medians():
+  old = {"x": {"seconds": [1.0, 2.0, 9.0], "compiled_gib": 4.0}, "y": {}}
+  new = {"x": {"seconds": [3.0, 1.0, 0.5], "compiled_gib": 2.0}, "y": {}}
+  *_, row = measuring.comparison(old, new).splitlines()
+  cells = [cell.strip() for cell in row.strip("|").split("|")]
+  assert cells == ["x", "2", "1", "0.50", "4", "2", "0.50"]
+
+
+def test_fields_of_the_command_line():
+  fields = ["a.b=1", "c=bfloat16", "d=(1, 2)", "e=1e-3"]
+  assert dict(map(run.parse_field, fields)) == {
+    "a.b": 1,
+    "c": "bfloat16",
+    "d": (1, 2),
+    "e": 1e-3,
+  }
+
+
+def test_shares_are_of_the_training_alone():
+  lines = [
+    {"step": 1},
+    {
+      "step": 11,
+      "steps_per_second": 2.0,
+      "paused_seconds": 7.0,
+      "data_wait_share": 0.1,
+      "placing_share": 0.0,
+      "logging_share": 0.0,
+      "saving_share": 0.4,
+    },
+  ]
+  lines.append({**lines[1], "step": 16, "steps_per_second": 1.0})
+  text = loop.table(lines)
+  assert "15 steps in 10.0 s, and 14.0 s" in text
+  assert "| data_wait | 1.000 | 10.00% |" in text
+  assert "| saving | 4.000 | 40.00% |" in text
+
+
+def op(name, start, duration, pid=7):
+  return {
+    "ph": "X",
+    "pid": pid,
+    "ts": start * 1e6,
+    "dur": duration * 1e6,
+    "args": {"hlo_op": name},
+  }
+
+
+def test_profiles_group_operations_and_find_the_waste():
+  events = [
+    {"name": "process_name", "pid": 7, "args": {"name": "/device:GPU:0"}},
+    {"name": "process_name", "pid": 8, "args": {"name": "/host:CPU"}},
+    {"ph": "X", "pid": 7, "ts": 0, "dur": 9e6, "args": {}},  # no operation
+    op("while.1", 0, 9),  # holds the others
+    op("conv.1", 0, 3),
+    op("scatter.2", 2, 3),  # overlaps the one before
+    op("convert.3", 7, 1),
+    op("conv.1", 0, 100, pid=8),  # on the host
+  ]
+  program = """
+  %conv.1 = f32[2] custom-call(), metadata={op_name="jit(step)/jvp(encoder)/conv"}
+  scatter.2 = f32[2] scatter(), metadata={op_name="jit(step)/transpose(jvp(render))/scatter-add"}
+  ROOT %convert.3 = bf16[2] convert(f32[2] %x)
+  """  # noqa: E501
+  found = profiling.summarise(
+    profiling.read_ops(events), profiling.read_scopes(program)
+  )
+  assert found.wall == pytest.approx(8) and found.busy == pytest.approx(6)
+  assert found.groups == pytest.approx(
+    {
+      "encoder, forward, products": 3,
+      "render, backward, other": 3,
+      "loss, optimizer, forward, other": 1,
+    }
+  )
+  # 3 of 7 seconds of operations, in 6 of 8 seconds; idle is a quarter.
+  assert found.waste() == "render, backward, other (32% of the time)"
+  few = profiling.summarise(profiling.read_ops(events[:5]), {})
+  assert few.waste() == "idle (0% of the time)"
+
+
+def test_batches_from_memory_are_those_of_training():
+  config = debug.get_config()
+  size = config.model.image_size
+  views = config.model.input_views + config.train.target_views
+  rng = np.random.default_rng(0)
+  scenes = memory_scenes.Scenes(
+    rng.integers(0, 256, (6, 5, size, size, 3), dtype=np.uint8),
+    rng.random((6, 5, 4, 4), dtype=np.float32),
+  )
+
+  def batch(step):
+    return next(
+      memory_scenes.batches(scenes, config.train.batch_size, views, step)
+    )
+
+  first = batch(0)
+  for name, spec in compilation.batch_spec(config).items():
+    assert first[name].shape == spec.shape and first[name].dtype == spec.dtype
+  for row, scene in enumerate(first["scene"]):
+    of_scene = scenes.poses[scene]
+    chosen = [
+      int((of_scene == pose).all((1, 2)).nonzero()[0][0])
+      for pose in first["poses"][row]
+    ]
+    assert len(set(chosen)) == views
+    np.testing.assert_array_equal(
+      scenes.images[scene][chosen], first["images"][row]
+    )
+  np.testing.assert_array_equal(first["poses"], batch(0)["poses"])
+  assert (first["poses"] != batch(1)["poses"]).any()
+
+
+def test_repeated_records():
+  records = storage.Repeated(["a", "b"], 3)
+  assert list(records) == ["a", "b"] * 3
+
+
+MISSING = ("grain", "tensorflow_datasets", "clu", "tensorboardX")
+BLOCK = f"""
+import sys
+for name in {MISSING + ("imageio_ffmpeg",)}:
+  sys.modules[name] = None
+"""
+
+
+def without_packages(tmp_path, *arguments):
+  """Runs Python where some packages are missing, also in child processes."""
+  (tmp_path / "sitecustomize.py").write_text(BLOCK)
+  path = f"{tmp_path}{os.pathsep}{ROOT}"
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": path},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_accelerators_need_few_packages(tmp_path):
+  modules = "accelerator, memory_training, profiling, programs"
+  done = without_packages(tmp_path, "-c", f"from benchmarks import {modules}")
+  assert done.returncode == 0, done.stderr
+  done = without_packages(tmp_path, "-c", "from genvs_jax import data")
+  assert "ModuleNotFoundError" in done.stderr  # the block works
+
+
+@pytest.mark.slow
+def test_accelerator_at_debug_size(tmp_path):
+  command = [
+    "-m",
+    "benchmarks.accelerator",
+    f"--output={tmp_path}/out",
+    f"--scratch={tmp_path}/scratch",
+    "--configs=debug",
+    "--sweep_configs=debug",
+    "--table_batch=2",
+    "--batches=2,4",
+    "--train_config=debug",
+    "--train_batch=4",
+    "--scenes=8",
+    "--peak_size=512",
+    "--minutes=2",
+  ]
+  done = without_packages(tmp_path, *command)
+  assert done.returncode == 0, done.stderr
+  out = tmp_path / "out"
+  files = sorted(path.name for path in out.iterdir())
+  assert files == [
+    "report.md",
+    "results.json",
+    "sheet_first.png",
+    "sheet_last.png",
+    "train.jsonl",
+  ]
+  assert sum(path.stat().st_size for path in out.iterdir()) < 1e6
+  values = json.loads((out / "results.json").read_text())
+  assert not any("error" in value for value in values.values())
+  report = (out / "report.md").read_text()
+  for text in ("debug, frame", "images/s", "the largest waste", "psnr_render"):
+    assert text in report
+  step = json.loads((out / "train.jsonl").read_text().splitlines()[-1])["step"]
+  # Training goes on; what was measured is not measured again.
+  done = without_packages(tmp_path, *command, "--parts=sweep,train")
+  assert done.returncode == 0 and "measuring" not in done.stdout
+  lines = (out / "train.jsonl").read_text().splitlines()
+  assert json.loads(lines[-1])["step"] > step > 0
