@@ -64,7 +64,9 @@ def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
   workers = {}
   for column in columns:
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(row, column, theirs))
+    process = context.Process(
+      target=work, args=(row, column, theirs), daemon=True
+    )
     process.start()
     theirs.close()
     workers[column] = (process, ours)

@@ -8,13 +8,13 @@ the kernel; beside them those of a large matrix product.
 """
 
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 from absl import app
 from absl import flags
 
+from benchmarks import measuring
 from genvs_jax.models import convolution
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
@@ -85,12 +85,10 @@ def cell(function, layer) -> str:
 def seconds(function, *arguments) -> float:
   """Median of the runs of a compiled function."""
   compiled = jax.jit(function).lower(*arguments).compile()
-  times = []
-  for _ in range(_REPEATS.value + 1):
-    begin = time.perf_counter()
-    jax.block_until_ready(compiled(*arguments))
-    times.append(time.perf_counter() - begin)
-  return statistics.median(times[1:])
+  times = measuring.time_runs(
+    lambda: jax.block_until_ready(compiled(*arguments)), _REPEATS.value
+  )
+  return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ where it was. The parent process leaves the devices alone.
 
 import importlib
 import json
+import math
 import multiprocessing
 import pathlib
 import statistics
@@ -158,9 +159,12 @@ def measure_peaks(size: int, copied: int) -> dict:
 
 
 def time_runs(
-  run: Callable[[], Any], repeats: int, seconds: float
+  run: Callable[[], Any], repeats: int, seconds: float = math.inf
 ) -> list[float]:
-  """Seconds of each run after a first one; at least one."""
+  """Seconds of each run after a first one.
+
+  There are fewer than `repeats`, but one, once they take `seconds` together.
+  """
   run()
   times = []
   while len(times) < repeats and (not times or sum(times) < seconds):

@@ -78,11 +78,12 @@ def trilinear_lookup(
   above = index - base
   # Summed in float32, values as well as gradients.
   table = volume.astype(jnp.promote_types(volume.dtype, jnp.float32))
+  sides = (1 - above, above)
   total = 0
-  for corner in itertools.product((0, 1), repeat=3):
-    row, column, plane = (base + jnp.array(corner)).T
+  for r, c, p in itertools.product((0, 1), repeat=3):
+    row, column, plane = (base + jnp.array([r, c, p])).T
     values = table.at[row, column, plane].get(mode="promise_in_bounds")
-    weight = jnp.prod(jnp.where(jnp.array(corner), above, 1 - above), -1)
+    weight = sides[r][:, 0] * sides[c][:, 1] * sides[p][:, 2]
     total += values * weight[:, None]
   return total.astype(volume.dtype)
 
