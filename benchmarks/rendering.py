@@ -25,6 +25,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import app
 from absl import flags
 
@@ -60,12 +61,13 @@ def main(argv):
 
 
 def in_turns(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
-  """Median seconds of each, measured alternately."""
+  """Median seconds of each, measured alternately, in an order that changes."""
   times = {name: [] for name in runs}
+  rng = np.random.default_rng(0)
   for repeat in range(_REPEATS.value + 1):
-    for name, run in runs.items():
+    for name in rng.permutation(list(runs)):
       begin = time.perf_counter()
-      jax.block_until_ready(run())
+      jax.block_until_ready(runs[name]())
       if repeat:
         times[name].append(time.perf_counter() - begin)
   return {name: statistics.median(values) for name, values in times.items()}

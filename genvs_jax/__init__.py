@@ -9,7 +9,7 @@ Shapes are written in one legend everywhere:
 
 Images are [.., H, W, 3] and volumes [.., H, W, D, C]: depth stands next to the
 channels so that the encoder's output becomes a volume by a reshape, without a
-copy, and so that one trilinear lookup reads 2 C adjacent numbers at a time.
+copy, and so that the two planes that a lookup needs are neighbours in memory.
 
 A batch is `images` u8 [B,N,H,W,3], `poses` f32 [B,N,4,4], `intrinsics` f32
 [B,4] (fx, fy, cx, cy in pixels of the image) and `scene` i32 [B].
