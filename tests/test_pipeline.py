@@ -62,6 +62,19 @@ def test_order_of_input_views_does_not_matter(variables):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
 
 
+def test_random_numbers_may_come_in_any_order(variables):
+  """Those of the second pass; a chunk wants them ascending."""
+  views = inputs(jnp.ones((2, 2), bool))
+  coarse, fine = jax.random.uniform(jax.random.key(5), (2, 2, 128, 4))
+  a, b = (
+    pipeline.render_features(
+      MODEL, variables, views, TARGETS, rendering.Uniforms(coarse, x)
+    )
+    for x in (fine, fine[..., ::-1])
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
 def test_chunks_change_nothing(variables):
   """Neither values nor gradients, random numbers included."""
   views = inputs(jnp.ones((2, 2), bool))
