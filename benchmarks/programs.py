@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import memory_scenes
 from genvs_jax import compilation
 from genvs_jax import flops
 from genvs_jax import pipeline
@@ -29,7 +30,6 @@ from genvs_jax import rendering
 from genvs_jax import sharding
 from genvs_jax import synthesis
 from genvs_jax import train_state
-from tfds_srn import ray_caster
 from tfds_srn import synthetic
 
 NAMES = ("encoder", "render", "denoiser", "step", "frame")
@@ -87,7 +87,6 @@ def random_batch(config) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(0)
   count, size = config.train.batch_size, config.model.image_size
   views = config.model.input_views + config.train.target_views
-  focal = ray_caster.FOCAL_PER_WIDTH * size
   return {
     "images": rng.integers(
       0, 256, (count, views, size, size, 3), dtype=np.uint8
@@ -95,9 +94,7 @@ def random_batch(config) -> dict[str, np.ndarray]:
     "poses": np.stack(
       [synthetic.train_poses(0, "train", i, views) for i in range(count)]
     ),
-    "intrinsics": np.tile(
-      np.array([focal, focal, size / 2, size / 2], np.float32), (count, 1)
-    ),
+    "intrinsics": np.tile(memory_scenes.intrinsics(size), (count, 1)),
     "scene": np.arange(count, dtype=np.int32),
   }
 

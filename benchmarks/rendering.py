@@ -29,6 +29,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from benchmarks import measuring
 from benchmarks import programs
 from configs import cars64
 from genvs_jax import compilation
@@ -37,7 +38,7 @@ from genvs_jax import rendering
 
 PARTS = ("lookup", "passes", "chunks", "storing")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Of volumes.")
+_DTYPES = flags.DEFINE_list("dtypes", list(measuring.DTYPES), "Of volumes.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
 _POINTS = flags.DEFINE_integer("points", 2 * 64 * 64 * 64, "Of the lookup.")
 _CHUNKS = flags.DEFINE_list(
@@ -182,11 +183,10 @@ WAYS = {
 # ------------------------------------------------------- passes and chunks
 
 
-def config_for(chunk: int = 1024, dtype: str = "float32"):
+def config_for(chunk: int = 1024):
   config = cars64.get_config()
   config.train.batch_size = config.model.input_views = 1
   config.rendering.rays_per_chunk = chunk
-  config.model.dtype = dtype
   return config
 
 

@@ -135,13 +135,9 @@ def fine_distances(
   index = _count(jnp.greater_equal, uniform, cdf)
   below = jnp.maximum(index - 1, 0)
   above = jnp.minimum(index, cdf.shape[-1] - 1)
-
-  def take(values, where):
-    return jnp.take_along_axis(values, where, -1)
-
-  low, high = take(cdf, below), take(cdf, above)
+  low, high = _take(cdf, below), _take(cdf, above)
   width = jnp.where(high - low < 1e-5, 1.0, high - low)
-  left, right = take(bins, below), take(bins, above)
+  left, right = _take(bins, below), _take(bins, above)
   return left + (uniform - low) / width * (right - left)
 
 
