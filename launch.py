@@ -174,12 +174,12 @@ def _prepare(config, workdir: str, started: float) -> list[str]:
 
 def _train(config, workdir: str, started: float) -> list[str]:
   del started
-  from genvs_jax import host_memory  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
   from genvs_jax import sharding  # noqa: PLC0415
   from genvs_jax import train  # noqa: PLC0415
 
   sharding.report_devices()
-  host_memory.keep_freed()
+  memory.keep_freed()
   with sharding.ending_at_once():
     state = train.train_and_evaluate(config, workdir)
   if int(state.step) < config.train.steps:
@@ -300,12 +300,12 @@ def _check_required(values: dict) -> bool:
 
 def _load(config, workdir: str):
   """The checkpoint to use, and --config with the sections that it decides."""
-  from genvs_jax import host_memory  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
   from genvs_jax import pretrained  # noqa: PLC0415
   from genvs_jax import sharding  # noqa: PLC0415
 
   sharding.report_devices()
-  host_memory.keep_freed()
+  memory.keep_freed()
   path = _CHECKPOINT.value or workdir
   loaded = pretrained.load(path, _STEP.value, config.sampler.weights)
   logging.info("restored step %d from %s", loaded.step, path)

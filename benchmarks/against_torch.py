@@ -234,9 +234,9 @@ def build_ours(row: str, dtype: str):
   from benchmarks import programs  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
   from genvs_jax import compilation  # noqa: PLC0415
-  from genvs_jax import host_memory  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
 
-  host_memory.keep_freed()  # as launch.py does
+  memory.keep_freed()  # as launch.py does
   config = reference128.get_config()
   config.model.dtype = dtype
   config.train.batch_size, config.train.ema = 1, "none"

@@ -26,7 +26,7 @@ from ml_collections import config_flags
 
 from genvs_jax import compilation
 from genvs_jax import data
-from genvs_jax import host_memory
+from genvs_jax import memory
 from genvs_jax import progress
 from genvs_jax import train
 
@@ -43,7 +43,7 @@ def main(argv):
   config.train.sheet_every = SHEET_EVERY
   config.checkpoint.every = CHECKPOINT_EVERY
   data.prepare(config, _WORKDIR.value)
-  host_memory.keep_freed()
+  memory.keep_freed()
   if _STUB.value:
     compilation.compile_step = compile_stub
   train.train_and_evaluate(config, _WORKDIR.value)

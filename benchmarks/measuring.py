@@ -104,16 +104,15 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
   """
   from benchmarks import programs  # noqa: PLC0415  (JAX only in a child)
   from genvs_jax import compilation  # noqa: PLC0415
-  from genvs_jax import host_memory  # noqa: PLC0415
-  from genvs_jax import progress  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
 
-  host_memory.keep_freed()  # as launch.py does
+  memory.keep_freed()  # as launch.py does
   begin = time.perf_counter()
   program = programs.build(load_config(spec), spec.program)
   setup = time.perf_counter() - begin - program.compile_seconds
   times = time_runs(program.run, repeats, seconds)
   costs = program.compiled.cost_analysis() or {}
-  ((_, peak),) = progress.memory_peak().items()
+  ((_, peak),) = memory.peak().items()
   return {
     "seconds": times,
     "compile_seconds": program.compile_seconds,
@@ -136,9 +135,9 @@ def measure_peaks(size: int, copied: int) -> dict:
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
 
-  from genvs_jax import host_memory  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
 
-  host_memory.keep_freed()
+  memory.keep_freed()
   found = {
     "device": jax.devices()[0].device_kind,
     "devices": jax.device_count(),

@@ -12,7 +12,6 @@ from benchmarks import measuring
 from benchmarks import memory_scenes
 from genvs_jax import checkpoints
 from genvs_jax import compilation
-from genvs_jax import compilation_cache
 from genvs_jax import metrics as metrics_ops
 from genvs_jax import pictures
 from genvs_jax import pipeline
@@ -42,7 +41,7 @@ def train(
   """
   begin = time.monotonic()
   config = measuring.load_config(spec)
-  compilation_cache.enable(f"{scratch}/compiled", 10)
+  jax.config.update("jax_compilation_cache_dir", f"{scratch}/compiled")
   mesh = sharding.make_mesh()
   model = pipeline.build_model(config)
   checkpointer = checkpoints.Checkpointer(f"{scratch}/checkpoints")

@@ -33,7 +33,7 @@ from benchmarks import measuring
 from benchmarks import programs
 from configs import cars64
 from genvs_jax import compilation
-from genvs_jax import host_memory
+from genvs_jax import memory
 from genvs_jax import rendering
 
 PARTS = ("lookup", "passes", "chunks", "storing")
@@ -49,7 +49,7 @@ SIZE, CHANNELS = 64, 16
 
 def main(argv):
   del argv
-  host_memory.keep_freed()
+  memory.keep_freed()
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
   measure = {
     "lookup": measure_lookup,

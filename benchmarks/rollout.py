@@ -22,9 +22,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from genvs_jax import camera_paths
+from genvs_jax import memory
 from genvs_jax import pipeline
 from genvs_jax import pretrained
-from genvs_jax import progress
 from genvs_jax import rollouts
 from genvs_jax import sharding
 from genvs_jax import train_state
@@ -55,7 +55,7 @@ def main(argv):
   parts = {"steps": time_steps, "frames": time_frames, "drift": show_drift}
   for name in _PARTS.value:
     parts[name](config.copy_and_resolve_references(), model, variables)
-  (name, peak), *_ = progress.memory_peak().items()
+  (name, peak), *_ = memory.peak().items()
   print(f"{name}  {peak:.2f}")
 
 

@@ -2,8 +2,6 @@
 
 import collections
 import contextlib
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from genvs_jax import flops
+from genvs_jax import memory
 from genvs_jax import writers
 
 # What the loop does beside handing steps to the devices; placing is the copying
@@ -99,7 +98,7 @@ class Progress:
         _parts_of_loss(scalars),
         _duration((self._last_step - step) / rate),
       )
-    self._writer.write_scalars(step, scalars | memory_peak())
+    self._writer.write_scalars(step, scalars | memory.peak())
     self._writer.flush()
     self._step, self._since = step, now
     self._spent.clear()
@@ -151,17 +150,6 @@ class Profile:
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
-
-
-def memory_peak() -> dict[str, float]:
-  """The most memory taken so far, in GiB."""
-  statistics = jax.local_devices()[0].memory_stats()
-  if statistics and "peak_bytes_in_use" in statistics:
-    used = statistics["peak_bytes_in_use"]
-    return {"device_memory_peak_gib": used / 2**30}
-  used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-  return {"process_memory_peak_gib": used * unit / 2**30}
 
 
 def _parts_of_loss(scalars: dict[str, float]) -> str:

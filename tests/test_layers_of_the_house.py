@@ -28,7 +28,7 @@ FLOORS = (
   ("train_state",),
   # siblings that know nothing of each other
   ("data", "checkpoints", "sharding", "writers", "pictures"),
-  ("guards", "workdir", "compilation_cache", "host_memory"),
+  ("guards", "workdir", "compilation_cache", "memory"),
   ("policies", "background", "compilation"),
   # use
   ("pretrained", "synthesis", "progress", "consistency"),
