@@ -8,17 +8,20 @@
   profile  where the time of one step goes, and the largest waste
   train    a config on synthetic cars, for the time that is left
 
-Each part takes at most --minutes and goes on where it was stopped when it is
-started again: measurements are in OUTPUT/results.json, the state of training
-in SCRATCH. OUTPUT receives results.json, report.md, train.jsonl, and the first
-and the newest sheet of pictures; all of them are small.
+Each part takes at most --minutes, and 20 seconds for what is under way, and
+goes on where it was stopped when it is started again: measurements are in
+OUTPUT/results.json, the state of training in SCRATCH. OUTPUT receives
+results.json, report.md, train.jsonl, and the first and the newest sheet of
+pictures; all of them are small.
 
-Needs jax, flax, optax, orbax-checkpoint, ml-collections, numpy and pillow:
-the scenes come from memory, not from a dataset.
+Needs jax, flax, optax, orbax-checkpoint, ml-collections, numpy and pillow, and
+etils and absl-py, which come with them: the scenes come from memory, not from
+a dataset.
 """
 
 import importlib.util
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -30,7 +33,17 @@ from absl import flags
 from benchmarks import measuring
 
 PARTS = ("table", "sweep", "profile", "train")
-PACKAGES = ("jax", "flax", "optax", "orbax", "ml_collections", "numpy", "PIL")
+PACKAGES = (
+  "absl",
+  "etils",
+  "flax",
+  "jax",
+  "ml_collections",
+  "numpy",
+  "optax",
+  "orbax",
+  "PIL",
+)
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to do.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of what is brought home.")
 _SCRATCH = flags.DEFINE_string("scratch", None, "Folder of what stays.")
@@ -46,34 +59,36 @@ _BATCHES = flags.DEFINE_list("batches", [8, 32, 64, 128, 256], "Of the sweep.")
 _TRAIN = flags.DEFINE_string("train_config", "cars64", "Profiled and trained.")
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 64, "Its batch size.")
 _SCENES = flags.DEFINE_integer("scenes", 1000, "Cars to train on.")
-_PEAK_SIZE = flags.DEFINE_integer("peak_size", 8192, "Of a large matrix.")
+_PEAK_SIZE = flags.DEFINE_integer("peak_size", 16384, "Of a large matrix.")
+measuring.check_names("parts", PARTS)
 
 
 def main(argv):
   del argv
+  begin = time.time()  # of the first part, which measures the peaks too
   missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
   if missing:
     sys.exit(f"error: these packages are missing: {', '.join(missing)}")
   output = pathlib.Path(_OUTPUT.value)
   output.mkdir(parents=True, exist_ok=True)
-  results = measuring.Results(str(output / "results.json"))
-  if results.values.get("peaks", {}).get("error"):
-    del results.values["peaks"]
-  peaks = results.get(
-    "peaks",
-    lambda: measuring.apart(measuring.measure_peaks, _PEAK_SIZE.value, 2**30),
+  # By default a quarter of a GPU's memory is left to others.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+  results = measuring.open_results(
+    str(output / "results.json"), _PEAK_SIZE.value
   )
-  if "error" in peaks:
-    sys.exit(f"error: the device does not work: {peaks['error']}")
   doing = {
-    "table": lambda until: measure_all(results, table_specs(), until),
-    "sweep": lambda until: measure_all(results, sweep_specs(), until),
-    "profile": lambda until: profile(results),
+    "table": lambda until: measuring.measure_all(results, table_specs(), until),
+    "sweep": lambda until: measuring.measure_all(results, sweep_specs(), until),
+    "profile": lambda until: profile(results, until),
     "train": train,
   }
   for part in _PARTS.value:
     print(f"--- {part}", flush=True)
-    doing[part](time.monotonic() + 60 * _MINUTES.value)
+    try:
+      doing[part](begin + 60 * _MINUTES.value)
+    except TimeoutError as error:
+      print(f"{error}: start this part again to go on")
+    begin = time.time()
     (output / "report.md").write_text(report(results, output))
   print((output / "report.md").read_text())
 
@@ -104,34 +119,22 @@ def sweep_specs() -> list[measuring.Spec]:
   ]
 
 
-def measure_all(
-  results: measuring.Results, specs: list[measuring.Spec], until: float
-) -> None:
-  """Measures what is missing, as far as the time allows."""
-  longest = 60.0  # seconds that one may take
-  for spec in specs:
-    begin = time.monotonic()
-    if spec.key not in results.values and begin + longest > until:
-      print("stopped for time: start this part again to go on")
-      return
-    results.get(
-      spec.key,
-      lambda spec=spec: measuring.apart(measuring.measure, spec, 7, 20),
-    )
-    longest = max(longest, 1.2 * (time.monotonic() - begin))
-
-
 def train_spec() -> measuring.Spec:
   fields = {"train.batch_size": _TRAIN_BATCH.value, "model.dtype": "bfloat16"}
   return measuring.Spec(_TRAIN.value, "step", fields)
 
 
-def profile(results: measuring.Results) -> None:
-  """Profiles a step; a profile of before stays unless it is deleted."""
+def profile(results: measuring.Results, until: float) -> None:
+  """Profiles a step anew."""
   spec = train_spec()
-  results.get(
+  results.put(
     f"profile/{spec.key}",
-    lambda: measuring.apart(profile_step, spec, f"{_SCRATCH.value}/profile"),
+    measuring.apart(
+      profile_step,
+      spec,
+      f"{_SCRATCH.value}/profile",
+      limit=until + measuring.GRACE - time.time(),
+    ),
   )
 
 
@@ -141,7 +144,9 @@ def profile_step(spec: measuring.Spec, folder: str) -> dict:
 
   from benchmarks import profiling  # noqa: PLC0415
   from benchmarks import programs  # noqa: PLC0415
+  from genvs_jax import memory  # noqa: PLC0415
 
+  memory.keep_freed()
   program = programs.build(measuring.load_config(spec), spec.program)
   program.run()
   shutil.rmtree(folder, ignore_errors=True)
@@ -159,7 +164,8 @@ def train(until: float) -> None:
     _SCENES.value,
     _OUTPUT.value,
     _SCRATCH.value,
-    until - time.monotonic(),
+    until,
+    limit=until + measuring.GRACE - time.time(),
   )
   print(found.get("error") or f"trained to step {found['step']}")
 
@@ -177,7 +183,7 @@ def report(results: measuring.Results, output: pathlib.Path) -> str:
     if rows:
       parts.append(
         f"## {dtype}, {_TABLE_BATCH.value} scenes\n\n"
-        + measuring.table(rows, values["peaks"], dtype)
+        + measuring.table(rows, values, dtype)
       )
   swept = [spec for spec in sweep_specs() if spec.key in values]
   if swept:
@@ -212,9 +218,7 @@ def sweep_table(specs: list[measuring.Spec], values: dict) -> str:
       continue
     median = statistics.median(row["seconds"])
     images = batch * measuring.load_config(spec).train.target_views
-    peaks = values["peaks"]
-    rate = row["operations"] / median / peaks["devices"]
-    share = rate / peaks[f"{dtype}_per_second"]
+    share = measuring.share_of_product(row, values["peaks"], dtype)
     lines.append(
       f"{label}| {measuring.spread(row['seconds'])} | {images / median:.1f}"
       f" | {share:.0%} | {row['compiled_gib']:.2f} | {row['peak_gib']:.2f} |"
@@ -225,7 +229,7 @@ def sweep_table(specs: list[measuring.Spec], values: dict) -> str:
 def curve_table(lines: list[dict]) -> str:
   """Some of the lines of train.jsonl."""
   names = [name for name in lines[-1] if name != "step"]
-  shown = lines[:: max(1, len(lines) // 12)]
+  shown = [*lines[: -1 : max(1, len(lines) // 12)], lines[-1]]
   return "\n".join(
     [
       "| step | " + " | ".join(names) + " |",

@@ -3,9 +3,9 @@
   pip install -e '.[torch]'
   python -m benchmarks.against_torch --output=against_torch.json
 
-The reference is `torch_layers`. Each row runs in two processes, one of each
-framework, which take turns; a row's memory is that of its own process. All at
-`reference128`, float32, random weights, as many threads as cores:
+The reference is `torch_layers`. Each row runs in a process for each column;
+they take turns, and memory is that of the process. All at `reference128`,
+float32, random weights, as many threads as cores:
 
   encoder     one image of 128x128, without gradient
   render      one 64x64x16 view from one input view, 64 + 64 samples
@@ -72,8 +72,10 @@ def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
     workers[column] = (process, ours)
     ours.recv()  # ready: built, compiled and run once
   times = {column: [] for column in columns}
+  rng = np.random.default_rng(0)
   for _ in range(repeats):
-    for column, (_, pipe) in workers.items():
+    for column in rng.permutation(columns):
+      pipe = workers[column][1]
       pipe.send("run")
       times[column].append(pipe.recv())
   found = {}
@@ -88,19 +90,20 @@ def work(row: str, column: str, pipe) -> None:
   """Answers each "run" with its seconds, in a process of its own."""
   os.environ["JAX_PLATFORMS"] = "cpu"
   if column == "reference":
-    run, memory = build_reference(row), {}
+    run, needed = build_reference(row), {}
   else:
     dtype = "bfloat16" if column.endswith("bfloat16") else "float32"
-    run, memory = build_ours(row, dtype)
+    run, needed = build_ours(row, dtype)
   run()
   pipe.send("ready")
   while pipe.recv() == "run":
     begin = time.perf_counter()
     run()
-    pipe.send(time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
     time.sleep(0.3)  # until the threads of PyTorch and XLA rest
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-  pipe.send({"process_gb": peak, **memory})
+    pipe.send(seconds)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  pipe.send({"process_gb": peak, **needed})
 
 
 def line(row: str, found: dict[str, dict]) -> str:
@@ -243,8 +246,8 @@ def build_ours(row: str, dtype: str):
   views = VIEWS.get(row, (2, config.train.target_views))
   config.model.input_views, config.train.target_views = views
   program = programs.build(config, row)
-  memory = compilation.memory(program.compiled) / 1e9
-  return program.run, {"compiled_gb": memory}
+  needed = compilation.bytes_needed(program.compiled) / 1e9
+  return program.run, {"compiled_gb": needed}
 
 
 def poses() -> np.ndarray:

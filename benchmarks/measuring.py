@@ -12,10 +12,14 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+from absl import flags
+
 DTYPES = ("float32", "bfloat16")
+GRACE = 20  # seconds for what is under way when a time is over
 
 
 class Spec(NamedTuple):
@@ -46,6 +50,7 @@ class Results:
 
   def __init__(self, path: str):
     self._path = pathlib.Path(path)
+    self._path.parent.mkdir(parents=True, exist_ok=True)
     exists = self._path.exists()
     self.values = json.loads(self._path.read_text()) if exists else {}
 
@@ -53,23 +58,68 @@ class Results:
     """What the file has under the key, else what is measured now."""
     if key not in self.values:
       print(f"measuring {key}", flush=True)
-      self.values[key] = measure()
-      part = self._path.with_suffix(".part")
-      part.write_text(json.dumps(self.values, indent=1))
-      part.replace(self._path)
+      self.put(key, measure())
     return self.values[key]
 
+  def put(self, key: str, value: dict) -> None:
+    self.values[key] = value
+    part = self._path.with_suffix(".part")
+    part.write_text(json.dumps(self.values, indent=1))
+    part.replace(self._path)
 
-def apart(function: Callable[..., dict], *arguments) -> dict:
+
+def check_names(flag: str, known: Sequence[str]) -> None:
+  """Lets a flag, a list, have known names alone."""
+  flags.register_validator(
+    flag,
+    lambda names: set(names) <= set(known),
+    message=f"expected some of {', '.join(known)}",
+  )
+
+
+def open_results(path: str, peak_size: int) -> Results:
+  """A file that has "machine" and "peaks", the rates of this machine.
+
+  Args:
+    path: of the file, read if it exists.
+    peak_size: see `measure_peaks`.
+
+  Raises:
+    RuntimeError: if the device does not work, or the file comes from another
+      kind of device or version of JAX.
+  """
+  results = Results(path)
+  machine = apart(describe_machine)
+  if "error" in machine:
+    raise RuntimeError(f"the device does not work: {machine['error']}")
+  there = results.get("machine", lambda: machine)
+  if there != machine:
+    raise RuntimeError(
+      f"{path} has figures of {there}, but this is {machine}: name another file"
+    )
+  results.get("peaks", lambda: apart(measure_peaks, peak_size))
+  return results
+
+
+def apart(
+  function: Callable[..., dict], *arguments, limit: float | None = None
+) -> dict:
   """What a function returns in a process of its own.
 
   If it fails, say for want of memory, {"error": first line of the error}.
+
+  Raises:
+    TimeoutError: if it was stopped after `limit` seconds.
   """
   context = multiprocessing.get_context("spawn")
   ours, theirs = context.Pipe()
   process = context.Process(target=_answer, args=(theirs, function, *arguments))
   process.start()
   theirs.close()
+  if not ours.poll(limit):
+    process.kill()
+    process.join()
+    raise TimeoutError(f"stopped after {limit:.3g} s")
   try:
     found = ours.recv()
   except EOFError:
@@ -112,25 +162,67 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
   setup = time.perf_counter() - begin - program.compile_seconds
   times = time_runs(program.run, repeats, seconds)
   costs = program.compiled.cost_analysis() or {}
-  ((_, peak),) = memory.peak().items()
+  ((_, peak),) = memory.peak().items()  # of the device, or of this process
   return {
     "seconds": times,
     "compile_seconds": program.compile_seconds,
     "setup_seconds": setup,
     "operations": program.operations,
+    "devices": program.devices,
     "xla_operations": costs.get("flops"),
     "xla_bytes": costs.get("bytes accessed"),
-    "compiled_gib": compilation.memory(program.compiled) / 2**30,
+    "compiled_gib": compilation.bytes_needed(program.compiled) / 2**30,
     "peak_gib": peak,
   }
 
 
-def measure_peaks(size: int, copied: int) -> dict:
-  """What a large matrix product and a large copy reach.
+def measure_all(results: Results, specs: list[Spec], until: float) -> None:
+  """Measures what is missing, as far as the time allows.
+
+  A program that is not done though it came first has failed.
 
   Args:
-    size: of the matrices, along each side.
-    copied: bytes that are read, and written.
+    results: where the measurements go.
+    specs: all programs, in their order.
+    until: when to end, as `time.time` tells it, or GRACE seconds later.
+
+  Raises:
+    TimeoutError: if some are left to a later call.
+  """
+  longest = 60.0  # seconds that one may take
+  missing = [spec for spec in specs if spec.key not in results.values]
+  for i, spec in enumerate(missing):
+    begin = time.time()
+    if i and begin + longest > until:
+      raise TimeoutError(f"measured {i} of {len(missing)} programs")
+    limit = max(1.0, until + GRACE - begin)
+    print(f"measuring {spec.key}", flush=True)
+    try:
+      row = apart(measure, spec, 7, 20, limit=limit)
+    except TimeoutError as error:
+      if i:
+        raise
+      row = {"error": str(error)}
+    results.put(spec.key, row)
+    longest = max(longest, 1.2 * (time.time() - begin))
+
+
+def describe_machine() -> dict:
+  """Its devices, and JAX's version."""
+  import jax  # noqa: PLC0415  (only in a child)
+
+  return {
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "jax": jax.__version__,
+  }
+
+
+def measure_peaks(size: int) -> dict[str, float]:
+  """What a large matrix product and a large copy reach on one device.
+
+  Args:
+    size: of the matrices, along each side; 16 * size**2 bytes are copied.
   """
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
@@ -138,23 +230,31 @@ def measure_peaks(size: int, copied: int) -> dict:
   from genvs_jax import memory  # noqa: PLC0415
 
   memory.keep_freed()
-  found = {
-    "device": jax.devices()[0].device_kind,
-    "devices": jax.device_count(),
-    "jax": jax.__version__,
-  }
+  found = {}
 
   def best(function, x) -> float:
     compiled = jax.jit(function).lower(x).compile()
     return min(time_runs(lambda: jax.block_until_ready(compiled(x)), 7, 20))
 
   for dtype in DTYPES:
-    x = jnp.ones((size, size), dtype)
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     taken = best(lambda x: x @ x, x)
     found[f"{dtype}_per_second"] = 2 * size**3 / taken
-  taken = best(lambda x: x + 1, jnp.ones(copied // 4, jnp.float32))
-  found["bytes_per_second"] = 2 * copied / taken
+  taken = best(lambda x: x + 1, jnp.ones(4 * size**2, jnp.float32))
+  found["bytes_per_second"] = 2 * 16 * size**2 / taken
   return found
+
+
+def share_of_product(row: dict, peaks: dict[str, float], dtype: str) -> float:
+  """A program's rate over that of a large product on as many devices.
+
+  Args:
+    row: what `measure` gave.
+    peaks: what `measure_peaks` gave.
+    dtype: that the program computes in.
+  """
+  rate = row["operations"] / statistics.median(row["seconds"])
+  return rate / (row["devices"] * peaks[f"{dtype}_per_second"])
 
 
 def time_runs(
@@ -179,19 +279,21 @@ def spread(times: list[float]) -> str:
   return f"{statistics.median(times):.3g} ({low:.3g} to {high:.3g})"
 
 
-def table(rows: dict[str, dict], peaks: dict, dtype: str) -> str:
+def table(rows: dict[str, dict], values: dict, dtype: str) -> str:
   """Markdown: a line per program.
 
   Args:
     rows: label -> what `measure` gave.
-    peaks: what `measure_peaks` gave.
+    values: of an `open_results`, for the machine and its peaks.
     dtype: that the programs compute in.
   """
+  machine, peaks = values["machine"], values["peaks"]
   product, copy = peaks[f"{dtype}_per_second"], peaks["bytes_per_second"]
   lines = [
-    f"{peaks['devices']} x {peaks['device']}, jax {peaks['jax']}, {dtype}; a"
-    f" large matrix product reaches {product / 1e9:.0f} GFLOP/s, a large copy"
-    f" {copy / 1e9:.1f} GB/s\n",
+    f"{machine['devices']} x {machine['device']}, jax {machine['jax']},"
+    f" {dtype}; on one, a large matrix product reaches {product / 1e9:.0f}"
+    f" GFLOP/s, a large copy {copy / 1e9:.1f} GB/s; XLA counts the body of a"
+    " loop once\n",
     "| | seconds | to compile | GFLOP | XLA: GFLOP, GB | share of the product's"
     " rate, of the copy's | compiled, GiB | peak, GiB |",
     "|---|---|---|---|---|---|---|---|",
@@ -201,13 +303,13 @@ def table(rows: dict[str, dict], peaks: dict, dtype: str) -> str:
       lines.append(f"| {label} | {row['error']} |" + " |" * 6)
       continue
     median = statistics.median(row["seconds"])
-    moved = (row["xla_bytes"] or 0) / median / copy
-    used = row["operations"] / median / product / peaks["devices"]
+    moved = (row["xla_bytes"] or math.nan) / median / copy
+    used = share_of_product(row, peaks, dtype)
     lines.append(
       f"| {label} | {spread(row['seconds'])} | {row['compile_seconds']:.1f}"
       f" | {row['operations'] / 1e9:.4g}"
-      f" | {(row['xla_operations'] or 0) / 1e9:.4g},"
-      f" {(row['xla_bytes'] or 0) / 1e9:.3g}"
+      f" | {(row['xla_operations'] or math.nan) / 1e9:.4g},"
+      f" {(row['xla_bytes'] or math.nan) / 1e9:.3g}"
       f" | {used:.0%}, {moved:.0%}"
       f" | {row['compiled_gib']:.2f} | {row['peak_gib']:.2f} |"
     )

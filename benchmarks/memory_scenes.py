@@ -1,7 +1,7 @@
 """Synthetic cars in memory: batches without a dataset on disk.
 
-Needs NumPy alone, and gives what `genvs_jax.data` gives: images u8 [B,N,H,W,3],
-poses f32 [B,N,4,4], intrinsics f32 [B,4] and scene i32 [B].
+Needs NumPy and Pillow, and gives what `genvs_jax.data` gives: images u8
+[B,N,H,W,3], poses f32 [B,N,4,4], intrinsics f32 [B,4] and scene i32 [B].
 """
 
 import concurrent.futures
@@ -49,7 +49,7 @@ def intrinsics(size: int) -> np.ndarray:
 def batches(
   scenes: Scenes, batch_size: int, views: int, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batch `start_step` and all that follow; views are drawn without return."""
+  """Batch `start_step` and all that follow; no view comes twice in a scene."""
   count, available, size = scenes.images.shape[:3]
   step = start_step
   while True:

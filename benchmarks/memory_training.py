@@ -1,5 +1,6 @@
 """Trains on synthetic cars in memory, for a given time."""
 
+import collections
 import json
 import pathlib
 import time
@@ -21,30 +22,34 @@ from genvs_jax import train_state
 
 _VIEWS = 24  # of a scene
 _HELD_OUT = 8  # scenes that are scored and drawn
-_TO_FINISH = 30  # seconds for scoring and saving at the end
+_UNDER_WAY = 3  # steps that the device has ahead of it
+_BETWEEN_SCORES, _TO_FINISH = 60, 30  # seconds
 
 
 def train(
-  spec: measuring.Spec, count: int, output: str, scratch: str, seconds: float
+  spec: measuring.Spec, count: int, output: str, scratch: str, until: float
 ) -> dict:
-  """Goes on from SCRATCH's checkpoint, and saves one when the time is over.
+  """Goes on from SCRATCH's checkpoint; scores and saves now and then.
 
   Args:
     spec: config and fields.
     count: scenes to train on.
     output: receives train.jsonl, sheet_first.png and sheet_last.png.
     scratch: receives scenes, checkpoints and compiled programs.
-    seconds: in all.
+    until: when to end, as `time.time` tells it.
 
   Returns:
     {"step": the last one}.
   """
-  begin = time.monotonic()
   config = measuring.load_config(spec)
   jax.config.update("jax_compilation_cache_dir", f"{scratch}/compiled")
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(
+    replicas=config.mesh.replicas, shards=config.mesh.shards
+  )
   model = pipeline.build_model(config)
-  checkpointer = checkpoints.Checkpointer(f"{scratch}/checkpoints")
+  checkpointer = checkpoints.Checkpointer(
+    f"{scratch}/checkpoints", keep_every=10**9
+  )
   abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   if checkpointer.steps():
@@ -56,7 +61,7 @@ def train(
   first_step = step = int(state.step)
   scenes = _scenes(pathlib.Path(scratch), "train", count, model.image_size)
   held_out = _scenes(pathlib.Path(scratch), "val", _HELD_OUT, model.image_size)
-  score = _Score(config, model, held_out, pathlib.Path(output))
+  score = _Score(config, model, held_out, pathlib.Path(output), first_step)
   train_step, _ = compilation.compile_step(config, model, mesh, state)
   batches = memory_scenes.batches(
     scenes,
@@ -65,27 +70,27 @@ def train(
     first_step,
   )
   if step == 0:
-    score(step, state, {"seconds": 0.0})
-  started = scored = time.monotonic()
-  while time.monotonic() - begin < seconds - _TO_FINISH:
+    score(step, state, {})
+  under_way = collections.deque()
+  saved, begin = step, time.time()
+  while True:
+    over = time.time() > until - _TO_FINISH
+    if step > saved and (over or time.time() - begin > _BETWEEN_SCORES):
+      jax.block_until_ready(state)
+      score.seconds += time.time() - begin
+      score(step, state, {"loss": float(under_way[-1]["loss"])})
+      checkpointer.save(step, state, checkpoints.config_to_dict(config))
+      saved, begin = step, time.time()
+    if over:
+      break
     batch = sharding.to_devices(next(batches), mesh, config.train.batch_size)
     state, metrics = train_step(state, batch)
+    under_way.append(metrics)
     step += 1
-    if step % 20 == 0:
-      jax.block_until_ready(metrics)
-    if time.monotonic() - scored > 30:
-      _log(score, step, state, metrics, started)
-      scored = time.monotonic()
-  if step > first_step:
-    _log(score, step, state, metrics, started)
-    checkpointer.save(step, state, checkpoints.config_to_dict(config))
+    if len(under_way) > _UNDER_WAY:
+      jax.block_until_ready(under_way.popleft())
   checkpointer.close()
   return {"step": step}
-
-
-def _log(score, step: int, state, metrics, started: float) -> None:
-  loss = float(metrics["loss"])  # waits for the step
-  score(step, state, {"seconds": time.monotonic() - started, "loss": loss})
 
 
 def _scenes(folder: pathlib.Path, split: str, count: int, size: int):
@@ -102,11 +107,23 @@ def _scenes(folder: pathlib.Path, split: str, count: int, size: int):
 
 
 class _Score:
-  """Writes a line of scores and a sheet of scenes never trained on."""
+  """Writes a line of scores and a sheet of scenes never trained on.
 
-  def __init__(self, config, model, scenes, output: pathlib.Path):
+  Lines of steps after the first one, of a run that was stopped, are dropped.
+
+  Attributes:
+    seconds: of training up to now.
+  """
+
+  def __init__(self, config, model, scenes, output: pathlib.Path, step: int):
     views = config.model.input_views
     self._output, self._frustum = output, config.frustum
+    self._curve = output / "train.jsonl"
+    kept = step > 0 and self._curve.exists()
+    lines = self._curve.read_text().splitlines() if kept else []
+    lines = [line for line in lines if json.loads(line)["step"] <= step]
+    self._curve.write_text("".join(f"{line}\n" for line in lines))
+    self.seconds = json.loads(lines[-1])["seconds"] if lines else 0.0
     self._weights = config.sampler.weights
     self._images = scenes.images[:, : views + 1]
     self._inputs = {
@@ -125,14 +142,14 @@ class _Score:
     variables = train_state.sampling_variables(state, self._weights)
     drawn = self._draw(variables, self._inputs, self._poses, self._keys)
     truth = self._images[:, -1] / np.float32(255)
-    line = {"step": step, **values}
+    line = {"step": step, "seconds": self.seconds, **values}
     for name, pictures_of in (
       ("psnr_render", drawn.rgb),
       ("psnr_sample", drawn.sample),
     ):
       scores = metrics_ops.psnr(pictures_of[:, 0], truth)
       line[name] = float(jnp.mean(scores))
-    with (self._output / "train.jsonl").open("a") as file:
+    with self._curve.open("a") as file:
       file.write(json.dumps(line) + "\n")
     sheet = synthesis.training_sheet(
       {"images": self._images, "scene": self._index},

@@ -15,7 +15,7 @@ PARTS = ("encoder", "render", "denoiser")
 _PRODUCT = re.compile(r"dot|conv(?!ert)|gemm|cublas|cudnn", re.IGNORECASE)
 # Operations that only hold others.
 _HOLDS_OTHERS = re.compile(r"while|call|conditional")
-REST = "loss, optimizer"
+REST, UNKNOWN = "loss, optimizer", "unknown"
 
 
 class Op(NamedTuple):
@@ -117,7 +117,9 @@ def read_scopes(program: str) -> dict[str, str]:
 
 
 def summarise(ops: list[Op], scopes: dict[str, str]) -> Profile:
-  """Groups the operations of a run."""
+  """Groups the operations of a run; ValueError if there are none."""
+  if not ops:
+    raise ValueError("the trace holds no operations")
   ops = sorted(ops, key=lambda op: op.start)
   busy, until = 0.0, ops[0].start
   for op in ops:
@@ -137,7 +139,8 @@ def summarise(ops: list[Op], scopes: dict[str, str]) -> Profile:
 def group(name: str, scope: str) -> str:
   """Part of the model, pass and kind of an operation."""
   steps = re.split(r"[/()]", scope)
-  part = next((part for part in PARTS if part in steps), REST)
-  way = "backward" if "transpose" in scope else "forward"
+  rest = REST if scope else UNKNOWN
+  part = next((part for part in PARTS if part in steps), rest)
+  way = "backward" if "transpose(" in scope else "forward"
   product = _PRODUCT.search(name) or _PRODUCT.search(scope.rpartition("/")[2])
   return f"{part}, {way}, {'products' if product else 'other'}"

@@ -43,12 +43,14 @@ class Program(NamedTuple):
     compiled: what XLA made of it.
     operations: in its convolutions and matrix products, loops counted.
     compile_seconds: of tracing and compiling.
+    devices: that share its work.
   """
 
   run: Callable[[], Any]
   compiled: jax.stages.Compiled
   operations: int
   compile_seconds: float
+  devices: int = 1
 
 
 def build(config, name: str) -> Program:
@@ -67,10 +69,10 @@ def build(config, name: str) -> Program:
   variables = _init(model, parts)
   if name != part:
     function = _gradient(function)
+  options = compilation.options(jax.default_backend())
   begin = time.perf_counter()
-  platform = jax.default_backend() if name != part else ""
   traced = jax.jit(
-    function, compiler_options=compilation.options(platform)
+    function, compiler_options=options if name != part else None
   ).trace(variables, *given)
   compiled = traced.lower().compile()
   seconds = time.perf_counter() - begin
@@ -120,7 +122,7 @@ def _build_step(config, model: pipeline.Model) -> Program:
     state, metrics = compiled(state, batch)
     return jax.block_until_ready((state, metrics))
 
-  return Program(run, compiled, operations, seconds)
+  return Program(run, compiled, operations, seconds, mesh.size)
 
 
 def _init(model: pipeline.Model, parts: tuple[str, ...]):

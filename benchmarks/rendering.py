@@ -277,7 +277,7 @@ def _table(title: str, built: dict[str, programs.Program]) -> str:
   ]
   seconds = in_turns({name: p.run for name, p in built.items()})
   for name, one in built.items():
-    mib = compilation.memory(one.compiled) / 2**20
+    mib = compilation.bytes_needed(one.compiled) / 2**20
     lines.append(f"| {name} | {1e3 * seconds[name]:.0f} | {mib:.0f} |")
   return "\n".join(lines)
 

@@ -41,7 +41,7 @@ _PROGRAMS = flags.DEFINE_list("programs", list(programs.NAMES), "Rows.")
 _FIELDS = flags.DEFINE_list(
   "fields",
   ["train.batch_size=1"],
-  "Fields of all configs: train.batch_size=2,model.dtype=bfloat16.",
+  "Fields of the programs' configs: train.batch_size=2,model.dtype=bfloat16.",
 )
 _GROWTH_CONFIG = flags.DEFINE_string("growth_config", "cars64", "What grows.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write and go on from.")
@@ -52,6 +52,8 @@ _PEAK_SIZE = flags.DEFINE_integer("peak_size", 4096, "Of a large matrix.")
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", "", "Where the data part keeps its dataset; a passing folder."
 )
+measuring.check_names("parts", PARTS)
+measuring.check_names("programs", programs.NAMES)
 
 # (name, program, {value: fields})
 GROWTH = (
@@ -85,13 +87,14 @@ GROWTH = (
 
 def main(argv):
   del argv
-  unknown = set(_PARTS.value) - set(PARTS)
-  if unknown:
-    raise app.UsageError(
-      f"--parts has {', '.join(unknown)}, expected some of {', '.join(PARTS)}"
-    )
-  results = measuring.Results(_OUTPUT.value)
   fields = dict(parse_field(text) for text in _FIELDS.value)
+  dtype = fields.get("model.dtype", measuring.DTYPES[0])
+  if dtype not in measuring.DTYPES:
+    raise app.UsageError(
+      f"--fields has model.dtype={dtype}, expected one of"
+      f" {', '.join(measuring.DTYPES)}"
+    )
+  results = measuring.open_results(_OUTPUT.value, _PEAK_SIZE.value)
   if "table" in _PARTS.value:
     print(f"\n{measure_table(results, fields)}\n", flush=True)
   if "growth" in _PARTS.value:
@@ -125,10 +128,6 @@ def measure(results: measuring.Results, spec: measuring.Spec) -> dict:
 
 def measure_table(results: measuring.Results, fields: dict) -> str:
   """Every program of every config."""
-  peaks = results.get(
-    "peaks",
-    lambda: measuring.apart(measuring.measure_peaks, _PEAK_SIZE.value, 2**28),
-  )
   rows = {
     f"{config}, {program}": measure(
       results, measuring.Spec(config, program, fields)
@@ -136,8 +135,8 @@ def measure_table(results: measuring.Results, fields: dict) -> str:
     for config in _CONFIGS.value
     for program in _PROGRAMS.value
   }
-  dtype = fields.get("model.dtype", "float32")
-  return measuring.table(rows, peaks, dtype)
+  dtype = fields.get("model.dtype", measuring.DTYPES[0])
+  return measuring.table(rows, results.values, dtype)
 
 
 def measure_growth(results: measuring.Results, fields: dict) -> str:

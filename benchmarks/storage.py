@@ -64,7 +64,8 @@ def time_checkpoint(name: str, repeats: int) -> dict:
   """Saves and restores a state of a config.
 
   Saving is asynchronous: the run waits for the copy alone ("waits"), the rest
-  is written while it trains on ("saves").
+  is written while it trains on ("saves"). What is restored was just written,
+  so that the system may still have it in memory.
   """
   config = measuring.load_config(measuring.Spec(name, "", {}))
   with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +80,7 @@ def _save_and_restore(config, folder: str, repeats: int) -> dict:
   abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   state = train_state.init_on_devices(config, model, shardings)
+  jax.block_until_ready(state)
   values = checkpoints.config_to_dict(config)
   waits, saves, restores = [], [], []
   for step in range(1, repeats + 1):

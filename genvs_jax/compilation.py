@@ -58,7 +58,7 @@ def compile_step(config, model: pipeline.Model, mesh, state):
   logging.info(
     "a step takes %.3g TFLOP and %.2f GiB on each device",
     operations / 1e12,
-    memory(compiled) / 2**30,
+    bytes_needed(compiled) / 2**30,
   )
   return compiled, operations
 
@@ -71,7 +71,7 @@ def options(platform: str) -> dict[str, str] | None:
   return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def memory(compiled: Any) -> int:
+def bytes_needed(compiled: Any) -> int:
   """Bytes on each device that a compiled program needs while it runs."""
   analysis = compiled.memory_analysis()
   return (

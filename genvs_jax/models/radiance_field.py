@@ -100,4 +100,6 @@ class RadianceField(nn.Module):
 def _masked_mean(x: jax.Array, seen: jax.Array) -> jax.Array:
   """Mean of x [B,V,P,c] over the views that see the point: [B,P,c]."""
   weight = seen.astype(x.dtype)[..., None]
-  return jnp.sum(x * weight, 1) / jnp.maximum(jnp.sum(weight, 1), 1)
+  # View by view XLA makes one loop of it; a sum along the axis takes longer.
+  total = sum(x[:, i] * weight[:, i] for i in range(x.shape[1]))
+  return total / jnp.maximum(jnp.sum(weight, 1), 1)
