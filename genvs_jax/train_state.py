@@ -171,12 +171,11 @@ def build_train_step(
     if decay_at is not None:
       share = 1 - decay_at(state.step)
       ema = optax.incremental_update(params, state.ema, share)
-    # As the whole new state waits for these norms, nothing reads an old array
-    # after its successor is written, and XLA needs no copies.
+    # A clipped gradient that is finite gives a finite update. If the update
+    # were asked too, each new array would be written twice, first to be asked
+    # and then to its place.
     gradient_norms = _norms("gradient_norm", grads)
-    update_norms = _norms("update_norm", updates)
     finite = jnp.isfinite(gradient_norms["gradient_norm"])
-    finite &= jnp.isfinite(update_norms["update_norm"])
     all_skipped, in_a_row = state.skipped
     new = state.replace(
       params=params, ema=ema, buffers=buffers, opt_state=opt_state
@@ -190,7 +189,7 @@ def build_train_step(
     )
     metrics |= {
       **gradient_norms,
-      **update_norms,
+      **_norms("update_norm", updates),
       **_norms("parameter_norm", new.params),
       "skipped": new.skipped[0],
       "skipped_in_a_row": new.skipped[1],
