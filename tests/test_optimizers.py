@@ -1,6 +1,8 @@
-"""Learning rates in closed form."""
+"""Learning rates and the clip in closed form."""
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from genvs_jax import optimizers
@@ -38,3 +40,15 @@ def test_unknown_schedules_and_missing_periods_are_refused():
     rates([0], schedule="step")
   with pytest.raises(ValueError, match=r"optimizer.period is 0, expected"):
     rates([0], schedule="cosine", period=0)
+
+
+@pytest.mark.parametrize("size", [0.0, 0.1, 40.0])
+def test_the_clip_scales_all_gradients_alike(size):
+  grads = {"a": size * jnp.array([3.0, 0.0]), "b": size * jnp.array([[4.0]])}
+  clip = optimizers.clip_by_global_norm(2.0)
+  clipped, _ = clip.update(grads, clip.init(grads))
+  expected = min(5 * size, 2.0)
+  assert float(optax.global_norm(clipped)) == pytest.approx(expected)
+  np.testing.assert_allclose(
+    clipped["b"][0, 0] * 3, clipped["a"][0] * 4, rtol=1e-6
+  )
