@@ -194,8 +194,9 @@ def report(results: measuring.Results, output: pathlib.Path) -> str:
     if key.startswith("profile/"):
       parts.append(f"## Profile of {key}\n\n{row.get('table', row)}")
   curve = output / "train.jsonl"
-  if curve.exists():
-    lines = [json.loads(line) for line in curve.read_text().splitlines()]
+  written = curve.read_text().splitlines() if curve.exists() else []
+  if written:
+    lines = [json.loads(line) for line in written]
     parts.append(
       f"## Training {train_spec().key}\n\n{lines[-1]['step']} steps\n\n"
       + curve_table(lines)
