@@ -64,6 +64,13 @@ def main(argv):
 def measure(results: dict, path: pathlib.Path) -> None:
   """Draws and scores every method at every count, and writes as it goes."""
   loaded = pretrained.load(_CHECKPOINT.value)
+  source = f"{_CHECKPOINT.value} at step {loaded.step}"
+  there = results.setdefault("source", source)
+  if there != source:
+    raise app.UsageError(
+      f"{path} has scores of {there}, but --checkpoint is {source}: name"
+      " another --output"
+    )
   model, config = loaded.model, loaded.config
   records = data.load_split(config, _CHECKPOINT.value, "validation")
   count = min(_SCENES.value, len(records))

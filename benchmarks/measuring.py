@@ -20,6 +20,9 @@ from absl import flags
 
 DTYPES = ("float32", "bfloat16")
 GRACE = 20  # seconds for what is under way when a time is over
+_START = 600  # seconds in which a device has to start and show its rates
+# What a second try would end in too; other errors may pass.
+_OUT_OF_MEMORY, _OUT_OF_TIME = "RESOURCE_EXHAUSTED", "stopped after"
 
 
 class Spec(NamedTuple):
@@ -54,9 +57,15 @@ class Results:
     exists = self._path.exists()
     self.values = json.loads(self._path.read_text()) if exists else {}
 
+  def has(self, key: str) -> bool:
+    """Whether the file has what another try would give too."""
+    error = self.values.get(key, {"error": ""}).get("error")
+    final = (_OUT_OF_MEMORY, _OUT_OF_TIME)
+    return error is None or any(reason in error for reason in final)
+
   def get(self, key: str, measure: Callable[[], dict]) -> dict:
     """What the file has under the key, else what is measured now."""
-    if key not in self.values:
+    if not self.has(key):
       print(f"measuring {key}", flush=True)
       self.put(key, measure())
     return self.values[key]
@@ -77,27 +86,38 @@ def check_names(flag: str, known: Sequence[str]) -> None:
   )
 
 
-def open_results(path: str, peak_size: int) -> Results:
+def open_results(path: str, peak_size: int | None, cpu: bool = True) -> Results:
   """A file that has "machine" and "peaks", the rates of this machine.
 
   Args:
     path: of the file, read if it exists.
     peak_size: see `measure_peaks`.
+    cpu: whether a CPU will do.
 
   Raises:
-    RuntimeError: if the device does not work, or the file comes from another
-      kind of device or version of JAX.
+    RuntimeError: if the device does not work or is a CPU that will not do, or
+      the file comes from another kind of device or version of JAX.
   """
   results = Results(path)
-  machine = apart(describe_machine)
-  if "error" in machine:
-    raise RuntimeError(f"the device does not work: {machine['error']}")
+
+  def ask(function: Callable[..., dict], *arguments) -> dict:
+    found = apart(function, *arguments, limit=_START)
+    if "error" in found:
+      raise RuntimeError(f"the device does not work: {found['error']}")
+    return found
+
+  machine = ask(describe_machine)
+  if machine["device"] == "cpu" and not cpu:
+    raise RuntimeError(
+      "JAX finds no accelerator, only a CPU: install its plugin for the"
+      " accelerator, or allow a CPU with --allow_cpu"
+    )
   there = results.get("machine", lambda: machine)
   if there != machine:
     raise RuntimeError(
       f"{path} has figures of {there}, but this is {machine}: name another file"
     )
-  results.get("peaks", lambda: apart(measure_peaks, peak_size))
+  results.get("peaks", lambda: ask(measure_peaks, peak_size))
   return results
 
 
@@ -119,14 +139,15 @@ def apart(
   if not ours.poll(limit):
     process.kill()
     process.join()
-    raise TimeoutError(f"stopped after {limit:.3g} s")
+    raise TimeoutError(f"{_OUT_OF_TIME} {limit:.3g} s")
   try:
     found = ours.recv()
   except EOFError:
-    process.join()
-    found = {"error": f"the process ended with code {process.exitcode}"}
+    found = None
+  process.join(GRACE)
+  process.kill()  # if it hangs at its end
   process.join()
-  return found
+  return found or {"error": f"the process ended with code {process.exitcode}"}
 
 
 def _answer(pipe, function: Callable[..., dict], *arguments) -> None:
@@ -190,11 +211,14 @@ def measure_all(results: Results, specs: list[Spec], until: float) -> None:
     TimeoutError: if some are left to a later call.
   """
   longest = 60.0  # seconds that one may take
-  missing = [spec for spec in specs if spec.key not in results.values]
+  missing = [spec for spec in specs if not results.has(spec.key)]
   for i, spec in enumerate(missing):
     begin = time.time()
     if i and begin + longest > until:
       raise TimeoutError(f"measured {i} of {len(missing)} programs")
+    if smaller := _too_large_already(results, spec):
+      results.put(spec.key, {"error": f"{_OUT_OF_MEMORY} at {smaller} scenes"})
+      continue
     limit = max(1.0, until + GRACE - begin)
     print(f"measuring {spec.key}", flush=True)
     try:
@@ -205,6 +229,16 @@ def measure_all(results: Results, specs: list[Spec], until: float) -> None:
       row = {"error": str(error)}
     results.put(spec.key, row)
     longest = max(longest, 1.2 * (time.time() - begin))
+
+
+def _too_large_already(results: Results, spec: Spec) -> int | None:
+  """The smaller batch for which the same program's memory did not suffice."""
+  for smaller in range(1, spec.fields.get("train.batch_size", 1)):
+    fields = {**spec.fields, "train.batch_size": smaller}
+    row = results.values.get(spec._replace(fields=fields).key, {})
+    if _OUT_OF_MEMORY in row.get("error", ""):
+      return smaller
+  return None
 
 
 def describe_machine() -> dict:
@@ -218,11 +252,12 @@ def describe_machine() -> dict:
   }
 
 
-def measure_peaks(size: int) -> dict[str, float]:
+def measure_peaks(size: int | None) -> dict[str, float]:
   """What a large matrix product and a large copy reach on one device.
 
   Args:
-    size: of the matrices, along each side; 16 * size**2 bytes are copied.
+    size: of the matrices, along each side; 16 * size**2 bytes are copied. By
+      default 4096 on a CPU, else 8192.
   """
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
@@ -230,6 +265,7 @@ def measure_peaks(size: int) -> dict[str, float]:
   from genvs_jax import memory  # noqa: PLC0415
 
   memory.keep_freed()
+  size = size or (4096 if jax.default_backend() == "cpu" else 8192)
   found = {}
 
   def best(function, x) -> float:

@@ -5,10 +5,13 @@ import glob
 import gzip
 import json
 import re
+import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+
+from benchmarks import measuring
 
 # Scopes of `genvs_jax.pipeline`; what is in none of them is the rest.
 PARTS = ("encoder", "render", "denoiser")
@@ -30,8 +33,9 @@ class Profile(NamedTuple):
   """Seconds of a run.
 
   Attributes:
-    wall: from the first operation to the end of the last.
-    busy: of it, with at least one operation under way.
+    wall: of a run without the profiler, which slows down what lies between
+      operations (on GPUs it puts command buffers aside).
+    busy: with at least one operation under way, under the profiler.
     groups: by (part, pass, kind of operation), of all devices.
     largest: by (operation, scope), the longest ones.
   """
@@ -57,8 +61,8 @@ class Profile(NamedTuple):
     """Markdown."""
     total = sum(self.groups.values())
     lines = [
-      f"{self.wall:.4g} s, of which {self.busy / self.wall:.0%} busy; the"
-      f" largest waste: {self.waste()}\n",
+      f"{self.wall:.4g} s without the profiler, of which"
+      f" {self.busy / self.wall:.0%} busy; the largest waste: {self.waste()}\n",
       "| part | share of the operations |",
       "|---|---|",
     ]
@@ -71,25 +75,27 @@ class Profile(NamedTuple):
 
 
 def record(run: Callable[[], None], program: str, folder: str) -> Profile:
-  """Runs something once under the profiler.
+  """Runs something four times, and once under the profiler.
 
   Args:
     run: runs a compiled program and waits.
     program: its text, `compiled.as_text()`.
     folder: an empty one, receives the trace.
   """
+  seconds = statistics.median(measuring.time_runs(run, 3))
   with jax.profiler.trace(folder):
     run()
   (path,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
   with gzip.open(path) as file:
     events = json.load(file)["traceEvents"]
-  return summarise(read_ops(events), read_scopes(program))
+  ops = read_ops(events, on_host=jax.default_backend() == "cpu")
+  return summarise(ops, read_scopes(program), seconds)
 
 
-def read_ops(events: list[dict]) -> list[Op]:
-  """The operations among the events of a trace.
+def read_ops(events: list[dict], on_host: bool) -> list[Op]:
+  """The operations among the events of a trace, on devices or on the host.
 
-  Those on devices, or on the host if there is no other.
+  An accelerator's host has events of the same names: those that start them.
   """
   devices = {
     event["pid"]
@@ -102,11 +108,11 @@ def read_ops(events: list[dict]) -> list[Op]:
     for event in events
     if event.get("ph") == "X" and "hlo_op" in event.get("args", {})
   ]
-  on_devices = [event for event in found if event["pid"] in devices]
   return [
     Op(event["args"]["hlo_op"], event["ts"] / 1e6, event["dur"] / 1e6)
-    for event in on_devices or found
-    if not _HOLDS_OTHERS.match(event["args"]["hlo_op"])
+    for event in found
+    if (event["pid"] in devices) != on_host
+    and not _HOLDS_OTHERS.match(event["args"]["hlo_op"])
   ]
 
 
@@ -116,8 +122,17 @@ def read_scopes(program: str) -> dict[str, str]:
   return dict(m.groups() for m in pattern.finditer(program))
 
 
-def summarise(ops: list[Op], scopes: dict[str, str]) -> Profile:
-  """Groups the operations of a run; ValueError if there are none."""
+def summarise(ops: list[Op], scopes: dict[str, str], seconds: float) -> Profile:
+  """Groups the operations of a run.
+
+  Args:
+    ops: of the run.
+    scopes: where they come from.
+    seconds: of a run without the profiler.
+
+  Raises:
+    ValueError: if there are no operations.
+  """
   if not ops:
     raise ValueError("the trace holds no operations")
   ops = sorted(ops, key=lambda op: op.start)
@@ -132,7 +147,7 @@ def summarise(ops: list[Op], scopes: dict[str, str]) -> Profile:
     groups[group(op.name, scope)] += op.duration
     single[f"{op.name} {scope[-80:]}"] += op.duration
   return Profile(
-    until - ops[0].start, busy, dict(groups), dict(single.most_common(12))
+    max(seconds, busy), busy, dict(groups), dict(single.most_common(12))
   )
 
 

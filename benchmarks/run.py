@@ -40,24 +40,28 @@ _CONFIGS = flags.DEFINE_list("configs", list(CONFIGS), "Rows of the table.")
 _PROGRAMS = flags.DEFINE_list("programs", list(programs.NAMES), "Rows.")
 _FIELDS = flags.DEFINE_list(
   "fields",
-  ["train.batch_size=1"],
-  "Fields of the programs' configs: train.batch_size=2,model.dtype=bfloat16.",
+  [],
+  "Fields of the programs' configs: train.batch_size=2,model.dtype=bfloat16."
+  " By default a scene for each device.",
 )
 _GROWTH_CONFIG = flags.DEFINE_string("growth_config", "cars64", "What grows.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write and go on from.")
 _COMPARE = flags.DEFINE_string("compare", None, "JSON of an older run.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
 _SECONDS = flags.DEFINE_float("seconds", 60, "Fewer if they take longer.")
-_PEAK_SIZE = flags.DEFINE_integer("peak_size", 4096, "Of a large matrix.")
+_PEAK_SIZE = flags.DEFINE_integer(
+  "peak_size", None, "Of a large matrix; by default by the kind of device."
+)
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", "", "Where the data part keeps its dataset; a passing folder."
 )
 measuring.check_names("parts", PARTS)
 measuring.check_names("programs", programs.NAMES)
 
-# (name, program, {value: fields})
+SCENES = "train.batch_size"
+# (name, program, {value: fields}); SCENES are those of one device.
 GROWTH = (
-  ("scenes", "step", {n: {"train.batch_size": n} for n in (1, 2, 4)}),
+  ("scenes on each device", "step", {n: {SCENES: n} for n in (1, 2, 4)}),
   (
     "rendered views, of all their rays",
     "render",
@@ -95,10 +99,12 @@ def main(argv):
       f" {', '.join(measuring.DTYPES)}"
     )
   results = measuring.open_results(_OUTPUT.value, _PEAK_SIZE.value)
+  devices = results.values["machine"]["devices"]
+  fields.setdefault(SCENES, devices)
   if "table" in _PARTS.value:
     print(f"\n{measure_table(results, fields)}\n", flush=True)
   if "growth" in _PARTS.value:
-    print(f"\n{measure_growth(results, fields)}\n", flush=True)
+    print(f"\n{measure_growth(results, fields, devices)}\n", flush=True)
   if "data" in _PARTS.value:
     print(f"\n{measure_data(results)}\n", flush=True)
   if "checkpoint" in _PARTS.value:
@@ -139,7 +145,9 @@ def measure_table(results: measuring.Results, fields: dict) -> str:
   return measuring.table(rows, results.values, dtype)
 
 
-def measure_growth(results: measuring.Results, fields: dict) -> str:
+def measure_growth(
+  results: measuring.Results, fields: dict, devices: int
+) -> str:
   """Time and memory against what grows, and time per unit of it."""
   lines = [
     f"{_GROWTH_CONFIG.value}; the last column is the time for each unit, over"
@@ -150,9 +158,10 @@ def measure_growth(results: measuring.Results, fields: dict) -> str:
   for name, program, values in GROWTH:
     before = None
     for value, changed in values.items():
-      spec = measuring.Spec(
-        _GROWTH_CONFIG.value, program, {**fields, **changed}
-      )
+      together = {**fields, **changed}
+      if SCENES in changed:
+        together[SCENES] *= devices
+      spec = measuring.Spec(_GROWTH_CONFIG.value, program, together)
       row = measure(results, spec)
       if "error" in row:
         lines.append(f"| {name} | {value} | {row['error']} | | |")

@@ -261,7 +261,9 @@ def render_rays(
   def composite(values):
     """Sum over the samples of both passes of weight times value."""
     return sum(
-      jnp.einsum("...s,...sf->...f", weights, x)
+      jnp.einsum(
+        "...s,...sf->...f", weights, x, precision=jax.lax.Precision.HIGHEST
+      )
       for weights, x in zip((coarse_weights, fine_weights), values, strict=True)
     )
 

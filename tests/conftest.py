@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import sys
 
 # Compiling is most of the suite's time, and tiny networks need no optimising.
@@ -15,6 +16,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import filelock  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
@@ -67,13 +69,23 @@ def pytest_configure(config):
     flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> pathlib.Path:
+  """A folder of all test processes."""
+  own = tmp_path_factory.getbasetemp()
+  return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(shared_folder):
   """Programs that several tests compile are compiled once."""
-  folder = str(tmp_path_factory.mktemp("compilation_cache"))
+  folder = str(shared_folder / "compilation_cache")
   jax.config.update("jax_compilation_cache_dir", folder)
+  # With a limit, JAX locks the folder while it reads or writes.
+  jax.config.update("jax_compilation_cache_max_size", 2**32)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
   return folder
 
 
@@ -97,15 +109,23 @@ def debug_config(debug_workdir):
 
 
 @pytest.fixture(scope="session")
-def trained_workdir(debug_workdir, tmp_path_factory) -> str:
-  """A workdir that holds a finished debug run of 8 steps on one device."""
-  workdir = str(tmp_path_factory.mktemp("trained"))
-  config = debug.get_config()
-  config.data.data_dir = f"{debug_workdir}/data"
-  config.train.batch_size = 8
-  config.train.profile = (6, 7)
-  train.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
-  return workdir
+def trained_workdir(debug_workdir, shared_folder, tmp_path_factory) -> str:
+  """A workdir that holds a finished debug run of 8 steps on one device.
+
+  The first test process that needs it trains; each has a copy of its own.
+  """
+  once = shared_folder / "trained_once"
+  done = shared_folder / "trained_once.done"
+  with filelock.FileLock(f"{once}.lock"):
+    if not done.exists():
+      config = debug.get_config()
+      config.data.data_dir = f"{debug_workdir}/data"
+      config.train.batch_size = 8
+      config.train.profile = (6, 7)
+      train.train_and_evaluate(config, str(once), devices=jax.devices()[:1])
+      done.touch()
+  workdir = tmp_path_factory.mktemp("trained")
+  return str(shutil.copytree(once, workdir, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope="module")

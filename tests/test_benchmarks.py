@@ -43,6 +43,10 @@ def test_measurements_are_kept_and_failures_are_told(tmp_path):
   again = measuring.Results(str(path))
   assert again.get("a", fail) == {"seconds": [1.0]}  # not measured again
   assert json.loads(path.read_text()) == again.values
+  # What failed for want of memory would do so again; the rest is tried again.
+  assert again.get("b", lambda: {"seconds": [2.0]}) == {"seconds": [2.0]}
+  short = {"error": "RESOURCE_EXHAUSTED: Out of memory"}
+  assert again.get("c", lambda: short) == again.get("c", fail) == short
 
 
 def test_files_of_other_machines_are_refused(tmp_path, monkeypatch):
@@ -50,7 +54,7 @@ def test_files_of_other_machines_are_refused(tmp_path, monkeypatch):
     measuring.describe_machine: {"device": "gpu"},
     measuring.measure_peaks: {"float32_per_second": 1.0},
   }
-  monkeypatch.setattr(measuring, "apart", lambda f, *_: answers[f])
+  monkeypatch.setattr(measuring, "apart", lambda f, *_, limit: answers[f])
   path = str(tmp_path / "new" / "results.json")
   values = measuring.open_results(path, 16).values
   assert values["peaks"] == {"float32_per_second": 1.0}
@@ -58,6 +62,14 @@ def test_files_of_other_machines_are_refused(tmp_path, monkeypatch):
   answers[measuring.describe_machine] = {"device": "cpu"}
   with pytest.raises(RuntimeError, match=r"results.json .*gpu.*, but .*cpu"):
     measuring.open_results(path, 16)
+  with pytest.raises(RuntimeError, match="only a CPU"):
+    measuring.open_results(path, 16, cpu=False)
+  # Without rates there is no file of figures.
+  other = str(tmp_path / "other.json")
+  answers[measuring.measure_peaks] = {"error": "no kernel image"}
+  with pytest.raises(RuntimeError, match="does not work: no kernel image"):
+    measuring.open_results(other, 16)
+  assert "peaks" not in measuring.Results(other).values
 
 
 def test_what_does_not_fit_a_part_is_left_to_the_next(tmp_path, monkeypatch):
@@ -83,6 +95,28 @@ def test_what_does_not_fit_a_part_is_left_to_the_next(tmp_path, monkeypatch):
   specs += [measuring.Spec("debug", name, {}) for name in "ed"]
   with pytest.raises(TimeoutError, match="measured 1 of 2"):
     measuring.measure_all(results, specs, time.time() + 50)
+
+
+def test_larger_batches_than_one_too_large_are_left_out(tmp_path, monkeypatch):
+  asked = []
+
+  def apart(function, spec, *arguments, limit):
+    asked.append(spec.fields["train.batch_size"])
+    if asked[-1] < 4:
+      return {"seconds": [1.0]}
+    return {"error": "RESOURCE_EXHAUSTED: Out of memory"}
+
+  monkeypatch.setattr(measuring, "apart", apart)
+  specs = [
+    measuring.Spec("debug", "step", {"train.batch_size": n, "model.dtype": "d"})
+    for n in (2, 4, 8, 16)
+  ]
+  results = measuring.Results(str(tmp_path / "results.json"))
+  measuring.measure_all(results, specs, time.time() + 100)
+  assert asked == [2, 4]
+  assert results.values[specs[3].key] == {
+    "error": "RESOURCE_EXHAUSTED at 4 scenes"
+  }
 
 
 def test_share_of_the_product_is_by_device():
@@ -158,9 +192,8 @@ def test_profiles_group_operations_and_find_the_waste():
   ROOT %convert.3 = bf16[2] convert(f32[2] %x)
   %copy.4 = f32[2] copy(f32[2] %x), metadata={op_name="jit(step)/jvp(render)/transpose"}
   """  # noqa: E501
-  found = profiling.summarise(
-    profiling.read_ops(events), profiling.read_scopes(program)
-  )
+  ops = profiling.read_ops(events, on_host=False)
+  found = profiling.summarise(ops, profiling.read_scopes(program), 8.0)
   assert found.wall == pytest.approx(8) and found.busy == pytest.approx(6)
   assert found.groups == pytest.approx(
     {
@@ -173,9 +206,13 @@ def test_profiles_group_operations_and_find_the_waste():
   # 3 of 7 seconds of operations, in 6 of 8 seconds; idle is a quarter.
   assert found.waste() == "render, backward, other (32% of the time)"
   with pytest.raises(ValueError, match="no operations"):
-    profiling.summarise([], {})
-  few = profiling.summarise(profiling.read_ops(events[:5]), {})
+    profiling.summarise([], {}, 1.0)
+  # Gaps that the profiler alone makes are no waste.
+  assert profiling.summarise(ops, {}, 6.0).waste().startswith("unknown")
+  few = profiling.summarise(profiling.read_ops(events[:5], False), {}, 3.0)
   assert few.waste() == "idle (0% of the time)"
+  (on_host,) = profiling.read_ops(events, on_host=True)
+  assert on_host.duration == 100
 
 
 def test_batches_from_memory_are_those_of_training():
@@ -272,6 +309,7 @@ def test_accelerator_at_debug_size(tmp_path):
     "--train_batch=4",
     "--scenes=8",
     "--peak_size=512",
+    "--allow_cpu",
   ]
   # Training takes all of its time, the other parts as much as they need.
   measuring_parts = ("--parts=table,sweep,profile", "--minutes=7")

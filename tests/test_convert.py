@@ -167,7 +167,7 @@ def test_shapes_of_no_network_are_one_sentence(reference, tmp_path):
   ]
   kinds = (".kernel", "aabb_train", "mapping.0.weight", "running_var")
   keys = [next(key for key in own if kind in key) for kind in kinds]
-  for key in [*keys, *own[:: len(own) // 25]]:
+  for key in [*keys, *own[:: len(own) // 12]]:
     tensors = dict(content["model"])
     tensors[key] = np.concatenate([tensors[key].reshape(-1)] * 2)
     with pytest.raises(convert.ConvertError, match=r"FILE\.pt"):
@@ -235,7 +235,9 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
   np.testing.assert_array_equal(with_features, without)
 
 
-@pytest.mark.parametrize("counters", [True, False])
+@pytest.mark.parametrize(
+  "counters", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_imagenet_weights_fill_the_trunk(tmp_path, counters):
   """torchvision's and timm's ResNet34, with its classifier, old files too."""
   config = tiny(reference128_dlv3.get_config())

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 
 import jax
 import numpy as np
@@ -41,33 +40,26 @@ def bytes_on_one_device(tree) -> int:
   )
 
 
-def test_whole_state_on_eight_devices(debug_config, trained_workdir, tmp_path):
-  state = train.train_and_evaluate(debug_config, str(tmp_path))
-  assert len(state.params["encoder"]["head"]["kernel"].devices()) == 8
-  assert_same_curve(str(tmp_path), trained_workdir, 8)
-  # From step 4 on again, on one device.
-  shutil.rmtree(tmp_path / "checkpoints" / "8")
-  train.train_and_evaluate(debug_config, str(tmp_path), jax.devices()[:1])
-  assert_same_curve(str(tmp_path), trained_workdir, 8)
-
-
-def test_state_spread_over_eight_devices(
-  debug_config, trained_workdir, tmp_path
+# Eight copies of the state, one spread over all devices, and in between.
+@pytest.mark.parametrize(
+  "shards",
+  [
+    pytest.param(1, marks=pytest.mark.slow),
+    2,
+    pytest.param(8, marks=pytest.mark.slow),
+  ],
+)
+def test_eight_devices_and_then_one(
+  shards, debug_config, trained_workdir, tmp_path
 ):
-  debug_config.mesh.shards = 8
-  state = train.train_and_evaluate(debug_config, str(tmp_path))
-  assert_same_curve(str(tmp_path), trained_workdir, 8)
-  kernel = state.params["encoder"]["head"]["kernel"]
-  assert bytes_on_one_device(kernel) == kernel.nbytes / 8
-  assert len({str(s.index) for s in kernel.addressable_shards}) == 8
-
-
-@pytest.mark.slow
-def test_resuming_on_other_devices(debug_config, trained_workdir, tmp_path):
-  """Two copies on two devices each, then one device."""
-  debug_config.mesh.shards = 2
+  debug_config.mesh.shards = shards
   debug_config.train.steps = 4
-  train.train_and_evaluate(debug_config, str(tmp_path), jax.devices()[:4])
+  state = train.train_and_evaluate(debug_config, str(tmp_path))
+  kernel = state.params["encoder"]["head"]["kernel"]
+  assert len(kernel.devices()) == 8
+  assert bytes_on_one_device(kernel) == kernel.nbytes / shards
+  assert len({str(s.index) for s in kernel.addressable_shards}) == shards
+  assert_same_curve(str(tmp_path), trained_workdir, 4)
   debug_config.mesh.shards = 1
   debug_config.train.steps = 8
   train.train_and_evaluate(debug_config, str(tmp_path), jax.devices()[:1])
@@ -115,7 +107,8 @@ def collectives(config) -> list[tuple[str, int]]:
   )
 
 
-@pytest.mark.parametrize("shards", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 8])
 def test_communication_does_not_grow_with_the_data(shards):
   """Twice the batch on each device, twice the image, four times the rays."""
   small = debug.get_config()

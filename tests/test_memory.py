@@ -25,9 +25,16 @@ def assert_close(a, b, rtol: float):
   jax.tree.map(compare, a, b)
 
 
-def test_pieces_of_a_batch_give_the_update_of_the_whole(debug_workdir):
+@pytest.mark.parametrize(
+  "objective", ["diffusion", pytest.param("joint", marks=pytest.mark.slow)]
+)
+def test_pieces_of_a_batch_give_the_update_of_the_whole(
+  objective, debug_workdir
+):
   """Exactly so without dropout and batch statistics, which see the batch."""
   config = debug.get_config()
+  config.objective.name = objective
+  config.model.denoiser.conditional = objective == "joint"
   config.data.data_dir = f"{debug_workdir}/data"
   config.model.encoder.norm = "frozen"
   config.objective.augmentation = 0.5
@@ -68,8 +75,8 @@ NETWORKS = {
 @pytest.mark.parametrize(
   "name",
   [
-    "deeplabv3plus",
     "image_v1",
+    pytest.param("deeplabv3plus", marks=pytest.mark.slow),
     pytest.param("resnet_unet", marks=pytest.mark.slow),
     pytest.param("ddpmpp", marks=pytest.mark.slow),
   ],
@@ -83,7 +90,8 @@ def test_recomputing_blocks_changes_no_gradient(name):
     )
     rest = () if encoder else (jnp.ones(2), IMAGES, jnp.zeros((2, 9)))
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = network.init(keys, IMAGES, *rest, train=False)
+    init = jax.jit(network.init, static_argnames="train")
+    variables = init(keys, IMAGES, *rest, train=False)
     # No output may be zero, as that of a fresh denoiser is.
     params = jax.tree.map(lambda x: x + 0.01, variables.pop("params"))
 

@@ -25,6 +25,14 @@ def count(tree) -> int:
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
+def init(network: nn.Module, *args):
+  return jax.jit(network.init, static_argnames="train")(*args, train=False)
+
+
+def apply(network: nn.Module, *args):
+  return jax.jit(network.apply, static_argnames="train")(*args, train=False)
+
+
 @pytest.mark.parametrize(
   "module, counts",
   [
@@ -89,9 +97,9 @@ def test_output_stride_16_keeps_the_weights_and_doubles_the_map():
 def test_a_trunk_without_norms_starts_as_its_shortcuts():
   image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
   trunk = resnet34.ResNet34(16, (3, 4, 6, 3), "none")
-  variables = trunk.init(jax.random.key(1), image, train=False)
+  variables = init(trunk, jax.random.key(1), image)
   assert set(variables) == {"params"}
-  scale = [float(jnp.std(x)) for x in trunk.apply(variables, image, False)]
+  scale = [float(jnp.std(x)) for x in apply(trunk, variables, image)]
   assert max(scale) < 5 * min(scale)
 
 
@@ -126,19 +134,17 @@ def test_denoiser_starts_at_zero_and_sees_all_its_inputs():
   x = jax.random.normal(key, (2, 8, 8, 3))
   features = jax.random.normal(key, (2, 8, 8, 8))
   args = [x, jnp.array([0.1, 2.0]), features, jnp.zeros((2, 9))]
-  variables = network.init(key, *args, train=False)
-  output, log_variance = network.apply(variables, *args, train=False)
+  variables = init(network, key, *args)
+  output, log_variance = apply(network, variables, *args)
   np.testing.assert_array_equal(output, 0)
   np.testing.assert_array_equal(log_variance, 0)
 
   kernel = variables["params"]["output"]["kernel"]
   variables["params"]["output"]["kernel"] = jax.random.normal(key, kernel.shape)
-  before = network.apply(variables, *args, train=False)[0]
+  before, _ = apply(network, variables, *args)
   changes = [x + 0.1, jnp.array([0.2, 2.0]), features + 0.1, jnp.ones((2, 9))]
   for i, changed in enumerate(changes):
-    after = network.apply(
-      variables, *args[:i], changed, *args[i + 1 :], train=False
-    )[0]
+    after, _ = apply(network, variables, *args[:i], changed, *args[i + 1 :])
     assert jnp.abs(after - before).max() > 1e-4, f"input {i} has no influence"
 
 
@@ -168,8 +174,8 @@ def test_encoder_gives_a_volume_of_the_image_size():
   config = debug.get_config()
   encoder = models.build_encoder(config)
   image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-  variables = encoder.init(jax.random.key(1), image, train=False)
-  volume = encoder.apply(variables, image, train=False)
+  variables = init(encoder, jax.random.key(1), image)
+  volume = apply(encoder, variables, image)
   assert volume.shape == (2, 32, 32, 4, 8)
 
 
@@ -281,10 +287,10 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters():
   config.model.dtype = "bfloat16"
   fast = models.build_encoder(config)
   image = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
-  variables = fast.init(jax.random.key(1), image, train=False)
+  variables = init(fast, jax.random.key(1), image)
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-  a = exact.apply(variables, image, train=False)
-  b = fast.apply(variables, image, train=False)
+  a = apply(exact, variables, image)
+  b = apply(fast, variables, image)
   assert b.dtype == jnp.bfloat16
   scale = jnp.abs(a).max()
   assert jnp.abs(a - b).max() < 0.05 * scale

@@ -62,6 +62,19 @@ def test_empty_space_is_white_and_a_miss_is_too():
   np.testing.assert_allclose(render.depth, 0)
 
 
+def test_products_are_of_full_precision_on_every_device():
+  """TPUs and GPUs would round them: to bfloat16, to TensorFloat-32."""
+  origins, *rest = rays(2)
+
+  def depth(origins):
+    field = slab(0.0, 9.0, 1.0)
+    return rendering.render_rays(field, origins, *rest, COUNTS).depth.sum()
+
+  program = str(jax.make_jaxpr(jax.grad(depth))(origins))
+  products = program.count("dot_general[")
+  assert products == program.count("precision=(Precision.HIGHEST") > 0
+
+
 def test_a_sample_does_not_shadow_itself():
   weights = rendering.compositing_weights(
     jnp.array([1e9, 1.0]), jnp.array([1.0, 2.0]), jnp.array(1.0)

@@ -294,6 +294,8 @@ def test_ema_by_an_inverse_power(debug_config):
 
 
 def test_a_run_may_keep_no_average(debug_config, tmp_path):
+  debug_config.objective.name = "diffusion"
+  debug_config.model.denoiser.conditional = False
   debug_config.train.ema = "none"
   debug_config.train.steps = 2
   one = jax.devices()[:1]

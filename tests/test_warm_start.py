@@ -92,8 +92,14 @@ def test_a_widened_denoiser_draws_what_it_drew():
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   features = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
   rest = (jnp.ones(2), jnp.zeros((2, 9)))
-  before, _ = narrow.apply(given, x, rest[0], features[..., :0], rest[1], False)
-  after, _ = wide.apply(merged, x, rest[0], features, rest[1], False)
+
+  def run(network, variables, features):
+    return jax.jit(network.apply, static_argnames="train")(
+      variables, x, rest[0], features, rest[1], train=False
+    )
+
+  before, _ = run(narrow, given, features[..., :0])
+  after, _ = run(wide, merged, features)
   np.testing.assert_allclose(after, before, atol=1e-6)
 
 
