@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     raise app.UsageError(
       f"unexpected argument {argv[1]!r}: flags start with --"
     )
-  from genvs_jax import compilation_cache  # noqa: PLC0415
+  from genvs_jax.runtime import compilation_cache  # noqa: PLC0415
 
   started = time.monotonic()
   summary = []
@@ -159,29 +159,29 @@ def _connect(modes: tuple[str, ...]) -> None:
       "--distributed is for --mode=train and --mode=evaluate, found"
       f" {', '.join(modes)}: do the rest in one process"
     )
-  from genvs_jax import sharding  # noqa: PLC0415
+  from genvs_jax.runtime import sharding  # noqa: PLC0415
 
   sharding.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def _prepare(config, workdir: str, started: float) -> list[str]:
   del started
-  from genvs_jax import data  # noqa: PLC0415
+  from genvs_jax.data import loading  # noqa: PLC0415
 
-  folder = data.prepare(config, workdir, _SKIP_BAD_SCENES.value)
+  folder = loading.prepare(config, workdir, _SKIP_BAD_SCENES.value)
   return [f"dataset      {folder}"]
 
 
 def _train(config, workdir: str, started: float) -> list[str]:
   del started
-  from genvs_jax import memory  # noqa: PLC0415
-  from genvs_jax import sharding  # noqa: PLC0415
-  from genvs_jax import train  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
+  from genvs_jax.runtime import sharding  # noqa: PLC0415
+  from genvs_jax.training import loop  # noqa: PLC0415
 
   sharding.report_devices()
   memory.keep_freed()
   with sharding.ending_at_once():
-    state = train.train_and_evaluate(config, workdir)
+    state = loop.train_and_evaluate(config, workdir)
   if int(state.step) < config.train.steps:
     raise _StoppedError(
       f"stopped after step {int(state.step)} of {config.train.steps}, which is"
@@ -199,8 +199,8 @@ def _train(config, workdir: str, started: float) -> list[str]:
 def _evaluate(config, workdir: str, started: float) -> list[str]:
   import jax  # noqa: PLC0415
 
-  from genvs_jax import evaluate  # noqa: PLC0415
-  from genvs_jax import sharding  # noqa: PLC0415
+  from genvs_jax.evaluation import evaluate  # noqa: PLC0415
+  from genvs_jax.runtime import sharding  # noqa: PLC0415
 
   loaded, config = _load(config, workdir)
   with sharding.ending_at_once():
@@ -220,10 +220,10 @@ def _evaluate(config, workdir: str, started: float) -> list[str]:
 
 def _sample(config, workdir: str, started: float) -> list[str]:
   del started
-  from genvs_jax import sampling  # noqa: PLC0415
+  from genvs_jax.sampling import sample_scenes  # noqa: PLC0415
 
   loaded, config = _load(config, workdir)
-  written = sampling.sample(
+  written = sample_scenes.sample(
     config,
     loaded.model,
     loaded.variables,
@@ -300,9 +300,9 @@ def _check_required(values: dict) -> bool:
 
 def _load(config, workdir: str):
   """The checkpoint to use, and --config with the sections that it decides."""
-  from genvs_jax import memory  # noqa: PLC0415
-  from genvs_jax import pretrained  # noqa: PLC0415
-  from genvs_jax import sharding  # noqa: PLC0415
+  from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
+  from genvs_jax.runtime import sharding  # noqa: PLC0415
 
   sharding.report_devices()
   memory.keep_freed()

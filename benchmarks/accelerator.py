@@ -147,7 +147,7 @@ def profile_step(spec: measuring.Spec, folder: str) -> dict:
 
   from benchmarks import profiling  # noqa: PLC0415
   from benchmarks import programs  # noqa: PLC0415
-  from genvs_jax import memory  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
 
   memory.keep_freed()
   program = programs.build(measuring.load_config(spec), spec.program)

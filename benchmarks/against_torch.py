@@ -236,8 +236,8 @@ def build_ours(row: str, dtype: str):
   """A function that runs the row once, and the memory of what it compiled."""
   from benchmarks import programs  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
-  from genvs_jax import compilation  # noqa: PLC0415
-  from genvs_jax import memory  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
+  from genvs_jax.training import compilation  # noqa: PLC0415
 
   memory.keep_freed()  # as launch.py does
   config = reference128.get_config()

@@ -10,8 +10,8 @@ import numpy as np
 from absl import app
 from absl import flags
 
-from genvs_jax import camera_paths
-from genvs_jax import consistency
+from genvs_jax.evaluation import consistency
+from genvs_jax.geometry import camera_paths
 from tfds_srn import cars
 from tfds_srn import ray_caster
 

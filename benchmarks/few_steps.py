@@ -24,12 +24,12 @@ import numpy as np
 from absl import app
 from absl import flags
 
-from genvs_jax import data
-from genvs_jax import images as image_ops
-from genvs_jax import metrics
-from genvs_jax import pretrained
-from genvs_jax import synthesis
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import loading
 from genvs_jax.evaluation import protocol
+from genvs_jax.images import metrics
+from genvs_jax.models import pixels as image_ops
+from genvs_jax.sampling import view_synthesis
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Trained workdir.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON of what was measured.")
@@ -72,12 +72,14 @@ def measure(results: dict, path: pathlib.Path) -> None:
       " another --output"
     )
   model, config = loaded.model, loaded.config
-  records = data.load_split(config, _CHECKPOINT.value, "validation")
+  records = loading.load_split(config, _CHECKPOINT.value, "validation")
   count = min(_SCENES.value, len(records))
   scenes = [protocol.load_scene(config, records, i) for i in range(count)]
   variables = jax.tree.map(lambda x: x.addressable_data(0), loaded.variables)
   features, views = jax.jit(
-    lambda v, inputs, poses: synthesis.render_views(model, v, inputs, poses)
+    lambda v, inputs, poses: view_synthesis.render_views(
+      model, v, inputs, poses
+    )
   )(
     variables,
     {k: np.stack([s.inputs[k] for s in scenes]) for k in scenes[0].inputs},
@@ -89,7 +91,10 @@ def measure(results: dict, path: pathlib.Path) -> None:
   if scenes[0].distances is not None:
     mask = np.concatenate([s.distances for s in scenes]) > 0
   keys = jnp.concatenate(
-    [synthesis.view_keys(config.seed, [s.scene], s.views)[0] for s in scenes]
+    [
+      view_synthesis.view_keys(config.seed, [s.scene], s.views)[0]
+      for s in scenes
+    ]
   )
   score = jax.jit(build_score(truth, mask))
   results["views"], results["scenes"] = len(truth), count
@@ -101,7 +106,7 @@ def measure(results: dict, path: pathlib.Path) -> None:
       if key in results["rows"] or evaluations <= most // 2:
         continue  # done, or the same as the count before
       config.sampler.update(name=sampler, steps=steps, churn=churn)
-      draw = jax.jit(synthesis.build_sampler(config, model))
+      draw = jax.jit(view_synthesis.build_sampler(config, model))
       begin = time.perf_counter()
       pictures, _ = draw(variables, features, keys)
       scores = as_floats(score(pictures))

@@ -24,11 +24,11 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from genvs_jax import compilation
-from genvs_jax import data
-from genvs_jax import memory
-from genvs_jax import progress
-from genvs_jax import train
+from genvs_jax.data import loading
+from genvs_jax.runtime import memory
+from genvs_jax.training import compilation
+from genvs_jax.training import loop
+from genvs_jax.training import progress
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "An empty folder.")
@@ -42,11 +42,11 @@ def main(argv):
   config.train.steps = STEPS
   config.train.sheet_every = SHEET_EVERY
   config.checkpoint.every = CHECKPOINT_EVERY
-  data.prepare(config, _WORKDIR.value)
+  loading.prepare(config, _WORKDIR.value)
   memory.keep_freed()
   if _STUB.value:
     compilation.compile_step = compile_stub
-  train.train_and_evaluate(config, _WORKDIR.value)
+  loop.train_and_evaluate(config, _WORKDIR.value)
   text = (pathlib.Path(_WORKDIR.value) / "metrics.jsonl").read_text()
   print(table([json.loads(line) for line in text.splitlines()]))
 

@@ -174,8 +174,8 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
     seconds: ... fewer (but one) if they would take longer than this.
   """
   from benchmarks import programs  # noqa: PLC0415  (JAX only in a child)
-  from genvs_jax import compilation  # noqa: PLC0415
-  from genvs_jax import memory  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
+  from genvs_jax.training import compilation  # noqa: PLC0415
 
   memory.keep_freed()  # as launch.py does
   begin = time.perf_counter()
@@ -262,7 +262,7 @@ def measure_peaks(size: int | None) -> dict[str, float]:
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
 
-  from genvs_jax import memory  # noqa: PLC0415
+  from genvs_jax.runtime import memory  # noqa: PLC0415
 
   memory.keep_freed()
   size = size or (4096 if jax.default_backend() == "cpu" else 8192)

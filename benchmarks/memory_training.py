@@ -11,14 +11,14 @@ import numpy as np
 
 from benchmarks import measuring
 from benchmarks import memory_scenes
-from genvs_jax import checkpoints
-from genvs_jax import compilation
-from genvs_jax import metrics as metrics_ops
-from genvs_jax import pictures
-from genvs_jax import pipeline
-from genvs_jax import sharding
-from genvs_jax import synthesis
-from genvs_jax import train_state
+from genvs_jax.checkpointing import checkpoints
+from genvs_jax.images import metrics as metrics_ops
+from genvs_jax.images import pictures
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import sharding
+from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import compilation
+from genvs_jax.training import train_state
 
 _VIEWS = 24  # of a scene
 _HELD_OUT = 8  # scenes that are scored and drawn
@@ -135,8 +135,10 @@ class _Score:
     }
     self._poses = scenes.poses[:, views : views + 1]
     self._index = np.arange(len(scenes.images))
-    self._keys = synthesis.view_keys(config.seed, self._index, np.arange(1))
-    self._draw = synthesis.build_synthesize(config, model)
+    self._keys = view_synthesis.view_keys(
+      config.seed, self._index, np.arange(1)
+    )
+    self._draw = view_synthesis.build_synthesize(config, model)
 
   def __call__(self, step: int, state, values: dict[str, float]) -> None:
     variables = train_state.sampling_variables(state, self._weights)
@@ -151,7 +153,7 @@ class _Score:
       line[name] = float(jnp.mean(scores))
     with self._curve.open("a") as file:
       file.write(json.dumps(line) + "\n")
-    sheet = synthesis.training_sheet(
+    sheet = view_synthesis.training_sheet(
       {"images": self._images, "scene": self._index},
       drawn,
       self._frustum.near,

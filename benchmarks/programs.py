@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import memory_scenes
-from genvs_jax import compilation
-from genvs_jax import flops
-from genvs_jax import pipeline
-from genvs_jax import rendering
-from genvs_jax import sharding
-from genvs_jax import synthesis
-from genvs_jax import train_state
+from genvs_jax.geometry import rendering
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import flops
+from genvs_jax.runtime import sharding
+from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import compilation
+from genvs_jax.training import train_state
 from tfds_srn import synthetic
 
 NAMES = ("encoder", "render", "denoiser", "step", "frame")
@@ -223,8 +223,8 @@ def _frame(config, model, train: bool):
     "poses": batch["poses"][:, :views],
     "intrinsics": batch["intrinsics"],
   }
-  keys = synthesis.view_keys(0, batch["scene"], np.arange(1))
-  draw = synthesis.build_synthesize(config, model)
+  keys = view_synthesis.view_keys(0, batch["scene"], np.arange(1))
+  draw = view_synthesis.build_synthesize(config, model)
 
   def frame(variables, inputs, rest):
     return draw(variables, inputs, *rest)

@@ -32,9 +32,9 @@ from absl import flags
 from benchmarks import measuring
 from benchmarks import programs
 from configs import cars64
-from genvs_jax import compilation
-from genvs_jax import memory
-from genvs_jax import rendering
+from genvs_jax.geometry import rendering
+from genvs_jax.runtime import memory
+from genvs_jax.training import compilation
 
 PARTS = ("lookup", "passes", "chunks", "storing")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")

@@ -21,13 +21,13 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from genvs_jax import camera_paths
-from genvs_jax import memory
-from genvs_jax import pipeline
-from genvs_jax import pretrained
-from genvs_jax import rollouts
-from genvs_jax import sharding
-from genvs_jax import train_state
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.geometry import camera_paths
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import memory
+from genvs_jax.runtime import sharding
+from genvs_jax.sampling import rollouts
+from genvs_jax.training import train_state
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import measuring
-from genvs_jax import checkpoints
-from genvs_jax import data
-from genvs_jax import pipeline
-from genvs_jax import sharding
-from genvs_jax import train_state
+from genvs_jax.checkpointing import checkpoints
+from genvs_jax.data import loading
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import sharding
+from genvs_jax.training import train_state
 
 
 def time_data(name: str, data_dir: str) -> dict:
@@ -30,12 +30,12 @@ def time_data(name: str, data_dir: str) -> dict:
   )
   with tempfile.TemporaryDirectory() as folder:
     config.data.data_dir = data_dir or folder
-    data.prepare(config, "")
-    records = Repeated(data.load_split(config, "", "train"), 50)
+    loading.prepare(config, "")
+    records = Repeated(loading.load_split(config, "", "train"), 50)
     rates = {}
     for label, threads in (("one", 1), ("all", config.data.threads)):
       config.data.threads = threads
-      batches = data.train_batches(config, records, start_step=0)
+      batches = loading.train_batches(config, records, start_step=0)
       for _ in range(config.data.prefetch + 1):
         next(batches)
       scenes, begin = 0, time.perf_counter()

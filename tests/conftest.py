@@ -22,10 +22,10 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 from configs import debug  # noqa: E402
-from genvs_jax import data  # noqa: E402
-from genvs_jax import pipeline  # noqa: E402
-from genvs_jax import train  # noqa: E402
-from genvs_jax import train_state  # noqa: E402
+from genvs_jax.data import loading  # noqa: E402
+from genvs_jax.models import pipeline  # noqa: E402
+from genvs_jax.training import loop  # noqa: E402
+from genvs_jax.training import train_state  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 _errors: list[tuple] = []
@@ -93,7 +93,7 @@ def compilation_cache(shared_folder):
 def debug_workdir(tmp_path_factory) -> str:
   """A workdir with the debug dataset prepared."""
   workdir = str(tmp_path_factory.mktemp("debug"))
-  data.prepare(debug.get_config(), workdir)
+  loading.prepare(debug.get_config(), workdir)
   return workdir
 
 
@@ -122,7 +122,7 @@ def trained_workdir(debug_workdir, shared_folder, tmp_path_factory) -> str:
       config.data.data_dir = f"{debug_workdir}/data"
       config.train.batch_size = 8
       config.train.profile = (6, 7)
-      train.train_and_evaluate(config, str(once), devices=jax.devices()[:1])
+      loop.train_and_evaluate(config, str(once), devices=jax.devices()[:1])
       done.touch()
   workdir = tmp_path_factory.mktemp("trained")
   return str(shutil.copytree(once, workdir, dirs_exist_ok=True))

@@ -17,7 +17,7 @@ from benchmarks import profiling
 from benchmarks import run
 from benchmarks import storage
 from configs import debug
-from genvs_jax import compilation
+from genvs_jax.training import compilation
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -290,7 +290,7 @@ print(measuring.measure(measuring.Spec("debug", "encoder", {}), 1, 1))
 """
   done = without_packages(tmp_path, "-c", code)
   assert done.returncode == 0 and "seconds" in done.stdout, done.stderr
-  done = without_packages(tmp_path, "-c", "from genvs_jax import data")
+  done = without_packages(tmp_path, "-c", "from genvs_jax.data import loading")
   assert "ModuleNotFoundError" in done.stderr  # the block works
 
 

@@ -20,13 +20,13 @@ import numpy as np
 import optax
 from etils import epath
 
-from genvs_jax import checkpoints
-from genvs_jax import objectives
-from genvs_jax import pipeline
-from genvs_jax import train_state
+from genvs_jax.checkpointing import checkpoints
 from genvs_jax.convert import recognize
 from genvs_jax.convert import torch_file
 from genvs_jax.convert import variables as variables_module
+from genvs_jax.models import pipeline
+from genvs_jax.training import objectives
+from genvs_jax.training import train_state
 
 ConvertError = torch_file.ConvertError
 # The reference sums the gradients of this many micro-batches where we take

@@ -7,7 +7,7 @@ import numpy as np
 
 from genvs_jax.convert import layouts
 from genvs_jax.convert import torch_file
-from genvs_jax.perceptual import weights
+from genvs_jax.evaluation.perceptual import weights
 
 _NORM_EPSILON = 1e-3  # of Inception's norms
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from genvs_jax import pipeline
 from genvs_jax.convert import layouts
 from genvs_jax.convert import names
 from genvs_jax.convert import recognize
 from genvs_jax.convert import torch_file
+from genvs_jax.models import pipeline
 
 Tensors = torch_file.Tensors
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genvs_jax import camera_paths
-from genvs_jax import cameras
-from genvs_jax import data
+from genvs_jax.data import loading
+from genvs_jax.geometry import camera_paths
+from genvs_jax.geometry import cameras
 
 # pixelNeRF's quick look, its viewlist/srn_eval_views.txt.
 PIXELNERF_SUBSET = (0, *range(24, 250, 25))
@@ -78,16 +78,16 @@ def choose_targets(
   return np.array([i for i in chosen if i not in inputs])
 
 
-def load_inputs(config, record: data.Record) -> dict[str, np.ndarray]:
+def load_inputs(config, record: loading.Record) -> dict[str, np.ndarray]:
   """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
   given = list(config.evaluate.input_views)
   _check_views(given, len(record["poses"]))
   size, resize = config.model.image_size, config.model.resize
-  return data.decode_views(record, given, size, resize)
+  return loading.decode_views(record, given, size, resize)
 
 
 def load_scene(
-  config, records: Sequence[data.Record], scene: int
+  config, records: Sequence[loading.Record], scene: int
 ) -> SceneViews:
   """Decodes one scene's inputs and targets."""
   options, size = config.evaluate, config.model.image_size
@@ -99,8 +99,8 @@ def load_scene(
     options.spread,
     options.min_angle,
   )
-  targets = data.decode_views(record, views, size, config.model.resize)
-  depths = data.decode_depths(record, views, size)
+  targets = loading.decode_views(record, views, size, config.model.resize)
+  depths = loading.decode_depths(record, views, size)
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),

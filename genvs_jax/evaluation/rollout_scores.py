@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from genvs_jax import consistency
-from genvs_jax import pipeline
-from genvs_jax import rollouts
-from genvs_jax import sharding
-from genvs_jax import synthesis
+from genvs_jax.evaluation import consistency
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import sharding
+from genvs_jax.sampling import rollouts
+from genvs_jax.sampling import view_synthesis
 
 Scores = dict[str, dict[str, float | None]]
 
@@ -69,7 +69,7 @@ def build_rollout_scores(
 
 
 def _score(
-  drawn: Sequence[synthesis.Views],
+  drawn: Sequence[view_synthesis.Views],
   poses: np.ndarray,
   intrinsics: np.ndarray,
   options: consistency.FitOptions,

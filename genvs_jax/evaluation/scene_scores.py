@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genvs_jax import data
-from genvs_jax import pipeline
-from genvs_jax.evaluation import drawing
+from genvs_jax.data import loading
+from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import scorer as scorer_module
 from genvs_jax.evaluation import store as store_module
 from genvs_jax.evaluation import summary
+from genvs_jax.models import pipeline
 
 _MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
 _SHOWN_VIEWS = 8  # of a scene on the sheet
@@ -43,11 +43,11 @@ class SceneScores:
     batch: int,
   ):
     self._config, self._scorer, self._store = config, scorer, store
-    self._draw = drawing.build_drawing(config, model, variables, batch)
+    self._draw = prediction.build_drawing(config, model, variables, batch)
     self._samples = config.evaluate.samples if "denoiser" in variables else 0
     self._mean_image = (
       _mean_image(
-        data.load_split(config, workdir, "train"),
+        loading.load_split(config, workdir, "train"),
         config.model.image_size,
         config.model.resize,
       )
@@ -56,7 +56,7 @@ class SceneScores:
     )
 
   def __call__(
-    self, group: Sequence[int], records: Sequence[data.Record]
+    self, group: Sequence[int], records: Sequence[loading.Record]
   ) -> None:
     """Scores some scenes of a split and writes them."""
     load = functools.partial(protocol.load_scene, self._config, records)
@@ -149,13 +149,13 @@ def _nearest_inputs(scene: protocol.SceneViews) -> np.ndarray:
 
 
 def _mean_image(
-  records: Sequence[data.Record], size: int, resize: str
+  records: Sequence[loading.Record], size: int, resize: str
 ) -> np.ndarray:
   """Mean over all views of the first training scenes, u8 [H,W,3]."""
   total, views = 0.0, 0
   for i in range(min(len(records), _MEAN_IMAGE_SCENES)):
     every = range(len(records[i]["poses"]))
-    images = data.decode_views(records[i], every, size, resize)["images"]
+    images = loading.decode_views(records[i], every, size, resize)["images"]
     total = total + images.sum(0, dtype=np.float64)
     views += len(images)
   return (total / views + 0.5).astype(np.uint8)

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from genvs_jax import metrics
-from genvs_jax import perceptual
-from genvs_jax import sharding
+from genvs_jax.evaluation import perceptual
+from genvs_jax.images import metrics
+from genvs_jax.runtime import sharding
 
 # Whether more is better; "fid" and the consistency scores are not per view.
 HIGHER_IS_BETTER = {

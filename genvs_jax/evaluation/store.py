@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from genvs_jax import files
-from genvs_jax import pictures
+from genvs_jax.images import pictures
+from genvs_jax.runtime import files
 
 SHOWN_SCENES = 4  # whose pictures are kept for a sheet
 

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax import images
 from genvs_jax.models import convolution
 from genvs_jax.models import layers
+from genvs_jax.models import pixels
 from genvs_jax.models import resnet34
 
 ATROUS_RATES = (12, 24, 36)
@@ -151,7 +151,7 @@ class DeepLabV3Plus(nn.Module):
     up = layers.block(UpBlock, self.remat)
     x = pyramid(width, self.dtype, name="pyramid")(x)
     x = nn.relu(up(width, self.dtype, name="up8")(x, stride8))
-    x = images.double_aligned(x)
+    x = pixels.double_aligned(x)
     skip = nn.relu(_pointwise(stride4, _SKIP_WIDTH, "skip4", self.dtype))
     x = jnp.concatenate([x, skip], -1)
     x = nn.relu(SeparableConv(width, 1, self.dtype, name="merge4")(x))

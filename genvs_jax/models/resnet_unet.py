@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax import images
 from genvs_jax.models import convolution
 from genvs_jax.models import layers
+from genvs_jax.models import pixels
 from genvs_jax.models import resnet34
 
 
@@ -26,7 +26,7 @@ class UpBlock(nn.Module):
   def __call__(self, x: jax.Array, skip: jax.Array, train: bool) -> jax.Array:
     x = _shuffle_conv(self.width, self.dtype, "shuffle")(x)
     x = layers.pixel_shuffle(nn.relu(x))
-    x = images.resize(x, skip.shape[1:3], "nearest")
+    x = pixels.resize(x, skip.shape[1:3], "nearest")
     skip = _norm(skip, self.norm, "skip_norm", train, self.dtype)
     x = nn.relu(jnp.concatenate([x, skip], -1))
     x = nn.relu(_conv3(self.width, self.dtype, "conv1")(x))
@@ -83,7 +83,7 @@ class ResNetUNet(nn.Module):
       )(x, skip, train)
     x = _shuffle_conv(self.decoder_width, self.dtype, "last_shuffle")(x)
     x = layers.pixel_shuffle(nn.relu(x))
-    x = images.resize(x, image.shape[1:3], "nearest")
+    x = pixels.resize(x, image.shape[1:3], "nearest")
     x = jnp.concatenate([x, image], -1)
     width = x.shape[-1]
     y = nn.relu(_conv3(width, self.dtype, "residual1")(x))

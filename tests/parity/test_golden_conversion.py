@@ -14,9 +14,9 @@ import pytest
 import rule
 import test_golden_networks
 
-from genvs_jax import edm
-from genvs_jax import pipeline
-from genvs_jax import pretrained
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.diffusion import edm
+from genvs_jax.models import pipeline
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

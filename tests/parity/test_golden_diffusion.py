@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import rule
 
-from genvs_jax import augmentation
-from genvs_jax import samplers
+from genvs_jax.diffusion import augmentation
+from genvs_jax.diffusion import samplers
 
 FILES = (
   "sigmas",

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import rule
 
-from genvs_jax import edm
-from genvs_jax import losses
 from genvs_jax.convert import names
+from genvs_jax.diffusion import edm
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
 from genvs_jax.models import layers
 from genvs_jax.models import resnet_unet
+from genvs_jax.training import losses
 
 FILES = (
   "denoiser",

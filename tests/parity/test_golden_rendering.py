@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import rule
 
-from genvs_jax import cameras
-from genvs_jax import frustum as frustums
-from genvs_jax import rendering
 from genvs_jax.convert import names
+from genvs_jax.geometry import cameras
+from genvs_jax.geometry import frustum as frustums
+from genvs_jax.geometry import rendering
 from genvs_jax.models import radiance_field
 
 FILES = ("render_v1", "render_v2", "render_v3", "render_train")

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from configs import reference128
-from genvs_jax import camera_paths
-from genvs_jax import cameras
-from genvs_jax import data
-from genvs_jax import images as image_ops
-from genvs_jax import losses
-from genvs_jax import optimizers
+from genvs_jax.data import loading
+from genvs_jax.geometry import camera_paths
+from genvs_jax.geometry import cameras
+from genvs_jax.models import pixels as image_ops
+from genvs_jax.training import losses
+from genvs_jax.training import optimizers
 from tfds_srn import parsing
 
 FILES = ("losses_main", "losses_dlv3", "optimiser", "srn_poses")
@@ -209,7 +209,7 @@ def test_srn_images(golden):
       "intrinsics": np.ones(4, np.float32),
       "image_size": np.array([size, size]),
     }
-    decoded = data.decode_views(record, [0], wanted, resize)["images"][0]
+    decoded = loading.decode_views(record, [0], wanted, resize)["images"][0]
     pictures = image_ops.from_uint8(jnp.asarray(decoded), (-1.0, 1.0))
     return np.moveaxis(np.asarray(pictures), -1, 0)
 

@@ -1,0 +1,326 @@
+"""Your own pictures as input views: folders in three layouts, or one picture.
+
+  SRN       rgb/*.png, pose/*.txt, intrinsics.txt
+  NeRF      transforms.json with camera_angle_x (Blender), or with fl_x, fl_y,
+            cx, cy, w, h (nerfstudio)
+  one       a picture whose camera is given by elevation, distance and field of
+            view
+
+Pictures become squares of the model's size and their intrinsics follow; poses
+become OpenCV camera-to-world around an object at the world's origin, up +z.
+"""
+
+import json
+import math
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from genvs_jax.geometry import camera_paths
+from genvs_jax.geometry import cameras
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+AXES = ("opencv", "opengl")
+POSES = ("camera_to_world", "world_to_camera")
+
+
+class Photo(NamedTuple):
+  """A picture and its camera.
+
+  Attributes:
+    path: where it was found.
+    image: RGB or RGBA, as stored.
+    pose: f32 [4,4], OpenCV camera-to-world.
+    intrinsics: f32 [4], fx, fy, cx, cy in pixels of the picture.
+  """
+
+  path: epath.Path
+  image: Image.Image
+  pose: np.ndarray
+  intrinsics: np.ndarray
+
+
+def load(
+  path: str,
+  *,
+  size: int,
+  fit: str = "pad",
+  axes: str = "auto",
+  poses: str = "auto",
+  scale: float = 1.0,
+  elevation: float = 0.0,
+  distance: float = 0.0,
+  fov: float = 0.0,
+) -> dict[str, np.ndarray]:
+  """Reads pictures as one scene of input views.
+
+  Args:
+    path: a folder, or one picture.
+    size: H = W of the result in pixels.
+    fit: "pad" to a square with white, or "crop" to the middle.
+    axes: of the given cameras, "opencv" (y down, z into the scene), "opengl"
+      (y up, z backwards; Blender's too), or "auto": opencv for the SRN layout,
+      opengl for transforms.json.
+    poses: "camera_to_world" or "world_to_camera"; "auto" is the first.
+    scale: what positions are multiplied by.
+    elevation: degrees above the horizon, of one picture.
+    distance: of its camera from the object, world units, above 0.
+    fov: horizontal, in degrees, above 0.
+
+  Returns:
+    images u8 [V,size,size,3], poses f32 [V,4,4] and intrinsics f32 [4].
+
+  Raises:
+    ValueError: for a file that cannot be understood; it is named.
+  """
+  _check("fit", fit, ("pad", "crop"))
+  _check("axes", axes, ("auto", *AXES))
+  _check("poses", poses, ("auto", *POSES))
+  found = epath.Path(path).expanduser()
+  if not found.exists():
+    raise ValueError(f"{path}: there is no such folder or picture")
+  if not found.is_dir():
+    if distance <= 0 or not 0 < fov < 180:
+      raise ValueError(
+        f"{path} is one picture, whose camera is not known: give"
+        " photos.elevation (degrees), photos.distance (world units) and"
+        " photos.fov (degrees)"
+      )
+    photos, native = [_single(found, elevation, distance, fov)], "opencv"
+  elif (found / "transforms.json").exists():
+    photos, native = _from_transforms(found / "transforms.json"), "opengl"
+  elif (found / "rgb").exists():
+    photos, native = _from_srn(found), "opencv"
+  else:
+    raise ValueError(
+      f"{path}: expected transforms.json, or rgb/, pose/ and intrinsics.txt"
+    )
+  views = [
+    _prepare(
+      photo,
+      size,
+      fit,
+      native if axes == "auto" else axes,
+      "camera_to_world" if poses == "auto" else poses,
+      scale,
+    )
+    for photo in photos
+  ]
+  images, placed, intrinsics = (np.stack(x) for x in zip(*views, strict=True))
+  if np.ptp(intrinsics, 0).max() > 0.01 * size:
+    raise ValueError(
+      f"{path}: its pictures have different intrinsics, expected one camera"
+    )
+  return {"images": images, "poses": placed, "intrinsics": intrinsics[0]}
+
+
+def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
+  """Warns of cameras that suggest a wrong convention or a wrong scale.
+
+  Args:
+    poses: [V,4,4] OpenCV camera-to-world.
+    near: of the trained frustum, world units.
+    far: of the trained frustum.
+  """
+  positions = poses[:, :3, 3]
+  distances = np.linalg.norm(positions, axis=-1)
+  towards = -positions / np.maximum(distances, 1e-9)[:, None]
+  cosines = np.sum(towards * poses[:, :3, 2], -1)
+  away = np.flatnonzero(cosines < math.cos(math.radians(45)))
+  if len(away):
+    logging.warning(
+      "%d of %d cameras do not look at the world's origin, where the object is"
+      " expected (camera %d is turned away by %.0f degrees): try other"
+      " photos.axes or photos.poses",
+      len(away),
+      len(poses),
+      away[0],
+      math.degrees(math.acos(np.clip(cosines[away[0]], -1, 1))),
+    )
+  trained = (near + far) / 2
+  off = np.abs(distances / trained - 1) > 0.2
+  if off.any():
+    logging.warning(
+      "cameras stand %.3g to %.3g from the origin, those that the model was"
+      " trained on about %.3g: try photos.scale=%.3g",
+      distances.min(),
+      distances.max(),
+      trained,
+      trained / np.median(distances),
+    )
+
+
+def _check(name: str, value: str, expected: tuple[str, ...]) -> None:
+  if value not in expected:
+    raise ValueError(
+      f"photos.{name} is {value!r}, expected one of {', '.join(expected)}"
+    )
+
+
+def _prepare(photo: Photo, size, fit, axes, poses, scale):
+  """(u8 [size,size,3], pose, intrinsics) of one photo."""
+  image = photo.image.convert("RGBA")
+  white = Image.new("RGBA", image.size, "white")
+  image = Image.alpha_composite(white, image).convert("RGB")
+  side = min(image.size) if fit == "crop" else max(image.size)
+  left, top = (side - image.width) // 2, (side - image.height) // 2
+  square = Image.new("RGB", (side, side), "white")
+  square.paste(image, (left, top))
+  fx, fy, cx, cy = photo.intrinsics
+  intrinsics = np.array([fx, fy, cx + left, cy + top]) * (size / side)
+  method = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
+  pose = np.asarray(photo.pose, np.float64)
+  if poses == "world_to_camera":
+    pose = np.linalg.inv(pose)
+  if axes == "opengl":
+    pose = np.array(cameras.flip_axes(pose))
+  pose[:3, 3] *= scale
+  return (
+    np.asarray(square.resize((size, size), method)),
+    pose.astype(np.float32),
+    intrinsics.astype(np.float32),
+  )
+
+
+def _open(path: epath.Path) -> Image.Image:
+  try:
+    with path.open("rb") as file:
+      image = Image.open(file)
+      image.load()
+    return image
+  except OSError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _single(path, elevation: float, distance: float, fov: float) -> Photo:
+  image = _open(path)
+  pose = np.array(camera_paths.orbit(1, elevation, distance)[0])
+  focal = image.width / 2 / math.tan(math.radians(fov) / 2)
+  centre = (image.width / 2, image.height / 2)
+  return Photo(path, image, pose, np.array([focal, focal, *centre]))
+
+
+def _from_srn(folder: epath.Path) -> list[Photo]:
+  names = sorted(
+    p for p in (folder / "rgb").iterdir() if p.suffix.lower() in _SUFFIXES
+  )
+  if not names:
+    raise ValueError(f"{folder / 'rgb'}: expected pictures, found none")
+  lines = _read_text(folder / "intrinsics.txt").splitlines()
+  try:
+    focal, cx, cy = map(float, lines[0].split()[:3])
+    _, width = map(float, lines[3].split())
+  except (IndexError, ValueError) as error:
+    raise ValueError(
+      f"{folder / 'intrinsics.txt'}: expected four lines as SRN has them, the"
+      " first 'f cx cy 0.' and the last 'height width'"
+    ) from error
+  photos = []
+  for path in names:
+    image = _open(path)
+    scale = image.width / width
+    text = _read_text(folder / "pose" / f"{path.stem}.txt")
+    photos.append(
+      Photo(
+        path,
+        image,
+        _matrix(text.split(), folder / "pose" / f"{path.stem}.txt"),
+        np.array([focal, focal, cx, cy]) * scale,
+      )
+    )
+  return photos
+
+
+def _from_transforms(path: epath.Path) -> list[Photo]:
+  try:
+    told = json.loads(_read_text(path))
+    frames = told["frames"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path}: expected JSON with a list `frames` ({error})"
+    ) from error
+  photos = []
+  for frame in frames:
+    try:
+      name, matrix = frame["file_path"], frame["transform_matrix"]
+    except (KeyError, TypeError) as error:
+      raise ValueError(
+        f"{path}: a frame lacks file_path or transform_matrix"
+      ) from error
+    file = _find_picture(path.parent / name, path)
+    image = _open(file)
+    photos.append(
+      Photo(
+        file,
+        image,
+        _matrix(np.ravel(matrix), path),
+        _intrinsics_of({**told, **frame}, image, path),
+      )
+    )
+  if not photos:
+    raise ValueError(f"{path}: `frames` is empty")
+  return photos
+
+
+def _find_picture(stem: epath.Path, told_by: epath.Path) -> epath.Path:
+  """Blender's files leave the suffix out."""
+  for path in (stem, *(stem.with_name(stem.name + s) for s in _SUFFIXES)):
+    if path.exists() and not path.is_dir():
+      return path
+  raise ValueError(f"{told_by} names {stem}, which does not exist")
+
+
+def _intrinsics_of(
+  told: dict[str, Any], image: Image.Image, path: epath.Path
+) -> np.ndarray:
+  """fx, fy, cx, cy in pixels of the image."""
+  distortion = [told.get(k, 0.0) for k in ("k1", "k2", "k3", "p1", "p2")]
+  if any(abs(k) > 1e-3 for k in distortion):
+    logging.warning(
+      "%s tells of lens distortion %s, which is ignored: undistort the"
+      " pictures first",
+      path,
+      distortion,
+    )
+  if "fl_x" in told:
+    scale = image.width / told.get("w", image.width)
+    fx = told["fl_x"]
+    fy = told.get("fl_y", fx)
+    cx = told.get("cx", image.width / scale / 2)
+    cy = told.get("cy", image.height / scale / 2)
+    return np.array([fx, fy, cx, cy]) * scale
+  if "camera_angle_x" in told:
+    focal = image.width / 2 / math.tan(told["camera_angle_x"] / 2)
+    return np.array([focal, focal, image.width / 2, image.height / 2])
+  raise ValueError(
+    f"{path}: expected camera_angle_x (radians) or fl_x (pixels)"
+  )
+
+
+def _matrix(values, path: epath.Path) -> np.ndarray:
+  try:
+    matrix = np.array([float(v) for v in values]).reshape(-1, 4)
+  except ValueError as error:
+    raise ValueError(f"{path}: expected 16 numbers of a pose") from error
+  if matrix.shape == (3, 4):
+    matrix = np.concatenate([matrix, [[0, 0, 0, 1]]])
+  rotation = matrix[:3, :3]
+  if matrix.shape != (4, 4) or not np.allclose(
+    rotation @ rotation.T, np.eye(3), atol=1e-2
+  ):
+    raise ValueError(
+      f"{path}: a pose of shape {matrix.shape} is no rigid motion, expected"
+      " [4,4] with a rotation"
+    )
+  return matrix
+
+
+def _read_text(path: epath.Path) -> str:
+  try:
+    return path.read_text()
+  except OSError as error:
+    raise ValueError(f"{path} cannot be read: {error.strerror}") from error

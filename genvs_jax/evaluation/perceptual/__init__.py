@@ -1,0 +1,69 @@
+"""Perceptual metrics in JAX, on the weights that their authors publish.
+
+  scores, left_out = perceptual.build_metrics("auto")
+  scores["lpips_vgg"](images, truth)   # [n] of pictures [n,H,W,3] in [0,1]
+
+A metric whose weights are not there is left out, never approximated.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from genvs_jax.evaluation.perceptual import distances
+from genvs_jax.evaluation.perceptual import networks
+from genvs_jax.evaluation.perceptual import weights
+
+# What each needs; "fid" is a function of many pictures' features.
+NEEDS = {
+  "lpips_vgg": ("vgg16", "lpips_vgg"),
+  "lpips_alex": ("alexnet", "lpips_alex"),
+  "dists": ("vgg16", "dists"),
+  "fid": ("inception",),
+}
+FID_FLAVOUR = (
+  "Inception 2015-12-05 as in pytorch-fid, pictures enlarged bilinearly to 299"
+)
+_DISTANCES = {
+  "lpips_vgg": distances.lpips_vgg,
+  "lpips_alex": distances.lpips_alex,
+  "dists": distances.dists,
+}
+
+
+def build_metrics(
+  folder: str, placement: jax.sharding.Sharding | None = None
+) -> tuple[dict[str, Callable], dict[str, list[str]]]:
+  """The metrics whose weights are in a folder.
+
+  Args:
+    folder: of converted weights; "auto" for the user's cache folder.
+    placement: of the weights on devices, by default whole on the first.
+
+  Returns:
+    {name: jitted function}: lpips_vgg, lpips_alex and dists take (images,
+    truth) and give [n]; fid takes images and gives features [n,2048] for
+    `distances.FeatureStatistics`. And {name: missing weights} of the rest.
+  """
+  left_out = {
+    metric: names
+    for metric, needed in NEEDS.items()
+    if (names := weights.missing(folder, needed))
+  }
+  there = [metric for metric in NEEDS if metric not in left_out]
+  # Converted weights are arguments of the jitted functions, not constants.
+  loaded = {
+    name: jax.device_put(weights.load(folder, name), placement)
+    for name in sorted({name for metric in there for name in NEEDS[metric]})
+  }
+  functions = {
+    metric: functools.partial(jax.jit(distance), loaded)
+    for metric, distance in _DISTANCES.items()
+    if metric in there
+  }
+  if "fid" in there:
+    functions["fid"] = functools.partial(
+      jax.jit(networks.inception), loaded["inception"]
+    )
+  return functions, left_out

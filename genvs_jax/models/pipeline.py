@@ -1,0 +1,381 @@
+"""encode -> render_features -> denoise: the one place the three networks meet.
+
+`Model` bundles the Linen leaves with the geometry around them; the functions
+are pure. `variables` is {part: {"params": .., other collections}} for the
+parts encoder, field and denoiser; the collections beside "params" (running
+statistics, fixed frequencies) are called buffers. The scopes of the three steps
+are what profiles show.
+"""
+
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from genvs_jax import models
+from genvs_jax.diffusion import augmentation as augmentation_ops
+from genvs_jax.diffusion import edm
+from genvs_jax.geometry import cameras
+from genvs_jax.geometry import frustum as frustums
+from genvs_jax.geometry import rendering
+from genvs_jax.models import pixels as image_ops
+
+Variables = dict[str, dict[str, Any]]
+PARTS = ("encoder", "field", "denoiser")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Networks and the geometry that joins them; hashable, holds no arrays.
+
+  Attributes:
+    encoder: images [n,H,W,3] -> volumes [n,H,W,D,C].
+    field: volume features -> density and features.
+    denoiser: the preconditioned network F.
+    frustum: where points lie in a volume.
+    counts: samples per ray.
+    image_size: H = W in pixels.
+    render_size: h = w in pixels.
+    image_range: value range of images in the model.
+    flip_input: whether the encoder sees images upside down.
+    upsampling: method that enlarges feature images.
+    rays_per_chunk: rays rendered at a time per scene, 0 for all.
+    sigma_data: EDM's.
+    denoiser_features: channels of the feature image that the denoiser takes,
+      0 for one that draws any object.
+    unconditional: noise that stands for "no features", see
+      `unconditional_features`.
+  """
+
+  encoder: nn.Module
+  field: nn.Module
+  denoiser: nn.Module
+  frustum: frustums.Frustum
+  counts: rendering.SampleCounts
+  image_size: int
+  render_size: int
+  image_range: tuple[float, float]
+  flip_input: bool
+  upsampling: str
+  rays_per_chunk: int
+  sigma_data: float
+  denoiser_features: int
+  unconditional: str
+
+
+class InputViews(NamedTuple):
+  """What rendering needs of the input views.
+
+  Attributes:
+    volumes: [B,V,H,W,D,C].
+    poses: [B,V,4,4] camera-to-world.
+    intrinsics: [B,4] pixels of the image.
+    mask: bool [B,V], the views in use.
+  """
+
+  volumes: jax.Array
+  poses: jax.Array
+  intrinsics: jax.Array
+  mask: jax.Array
+
+
+class FeatureRender(NamedTuple):
+  """Rendered views: features [B,Q,h,w,F], depth and opacity [B,Q,h,w]."""
+
+  features: jax.Array
+  depth: jax.Array
+  opacity: jax.Array
+
+
+def build_model(config) -> Model:
+  """The model that a config describes.
+
+  Raises:
+    ValueError: if sizes or names do not fit together.
+  """
+  if config.diffusion.unconditional not in ("normal", "uniform"):
+    raise ValueError(
+      f"diffusion.unconditional is {config.diffusion.unconditional!r}, expected"
+      " 'normal' or 'uniform'"
+    )
+  if len(config.model.image_range) != 2:
+    raise ValueError(
+      f"model.image_range is {config.model.image_range}, expected (low, high)"
+    )
+  size = config.model.image_size
+  if size % 32:
+    raise ValueError(
+      f"model.image_size is {size}, expected a multiple of 32 (the encoder"
+      " halves it five times)"
+    )
+  return Model(
+    encoder=models.build_encoder(config),
+    field=models.build_field(config),
+    denoiser=models.build_denoiser(config),
+    frustum=frustums.build_frustum(config),
+    counts=rendering.SampleCounts(
+      config.rendering.coarse_samples, config.rendering.fine_samples
+    ),
+    image_size=size,
+    render_size=config.rendering.size,
+    image_range=tuple(config.model.image_range),
+    flip_input=config.frustum.flip_input,
+    upsampling=config.rendering.upsampling,
+    rays_per_chunk=config.rendering.rays_per_chunk,
+    sigma_data=config.diffusion.sigma_data,
+    denoiser_features=(
+      config.model.feature_channels if config.model.denoiser.conditional else 0
+    ),
+    unconditional=config.diffusion.unconditional,
+  )
+
+
+def init_variables(
+  model: Model, key: jax.Array, parts: tuple[str, ...] = PARTS
+) -> Variables:
+  """Freshly initialised variables of some parts."""
+  keys = dict(zip(PARTS, jax.random.split(key, len(PARTS)), strict=True))
+  size, channels = model.image_size, model.encoder.channels
+  image = jnp.zeros((1, size, size, 3))
+
+  def init(part: str):
+    if part == "encoder":
+      return model.encoder.init(keys[part], image, train=False)
+    if part == "field":
+      point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
+      return model.field.init(keys[part], point, seen)
+    return model.denoiser.init(
+      keys[part],
+      image,
+      jnp.ones((1,)),
+      jnp.zeros((1, size, size, model.denoiser_features)),
+      jnp.zeros((1, augmentation_ops.VECTOR_SIZE)),
+      train=False,
+    )
+
+  return {part: init(part) for part in parts}
+
+
+def split_variables(variables: Variables) -> tuple[dict, dict]:
+  """(trained parameters, buffers), both by part."""
+  params = {part: v["params"] for part, v in variables.items()}
+  buffers = {
+    part: {k: v for k, v in collections.items() if k != "params"}
+    for part, collections in variables.items()
+  }
+  return params, buffers
+
+
+def join_variables(params: dict, buffers: dict) -> Variables:
+  """The inverse of `split_variables`."""
+  return {part: {"params": params[part], **buffers[part]} for part in params}
+
+
+@jax.named_scope("encoder")
+def encode(
+  model: Model,
+  variables: Variables,
+  images: jax.Array,
+  noise: jax.Array | None = None,
+  train: bool = False,
+) -> tuple[jax.Array, dict]:
+  """Lifts images into frustum volumes.
+
+  Args:
+    model: the model.
+    variables: of all parts.
+    images: [B,V,H,W,3] in the model's image range.
+    noise: [B,V,H,W,3] added to the ImageNet-normalised images, or None.
+    train: normalise by batch statistics.
+
+  Returns:
+    volumes [B,V,H,W,D,C], and the encoder's buffers, updated when training.
+  """
+  x = image_ops.imagenet_normalize(image_ops.to_unit(images, model.image_range))
+  if noise is not None:
+    x += noise
+  if model.flip_input:
+    x = jnp.flip(x, -3)
+  x = x.reshape(-1, *x.shape[2:])
+  volumes, updated = model.encoder.apply(
+    variables["encoder"], x, train=train, mutable=["batch_stats"]
+  )
+  buffers = {k: v for k, v in variables["encoder"].items() if k != "params"}
+  return volumes.reshape(*images.shape[:2], *volumes.shape[1:]), {
+    **buffers,
+    **updated,
+  }
+
+
+@jax.named_scope("render")
+def render_features(
+  model: Model,
+  variables: Variables,
+  inputs: InputViews,
+  poses: jax.Array,
+  uniforms: rendering.Uniforms = rendering.Uniforms(None, None),
+) -> FeatureRender:
+  """Renders feature images at target cameras.
+
+  Args:
+    model: the model.
+    variables: of all parts.
+    inputs: the encoded input views.
+    poses: [B,Q,4,4] camera-to-world of the views to render.
+    uniforms: random numbers [B,Q*h*w,samples] of training, in any order; by
+      default none.
+  """
+  batch, views = poses.shape[:2]
+  size = model.render_size
+  intrinsics = cameras.scale_intrinsics(
+    inputs.intrinsics, size / model.image_size
+  )
+  origins, directions = cameras.pixel_rays(
+    poses,
+    jnp.broadcast_to(intrinsics[:, None], (batch, views, 4)),
+    cameras.pixel_centres(size, size),
+  )
+  origins = origins.reshape(batch, -1, 3)
+  directions = directions.reshape(batch, -1, 3)
+  near, far = model.frustum.ray_bounds(origins, directions)
+  if uniforms.fine is not None:
+    uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))
+
+  def render_chunk(rays):
+    return rendering.render_rays(
+      lambda points: evaluate_field(model, variables, inputs, points),
+      *rays[:4],
+      model.counts,
+      rendering.Uniforms(*rays[4:]),
+    )
+
+  render = _in_chunks(
+    render_chunk,
+    (origins, directions, near, far, *uniforms),
+    model.rays_per_chunk,
+  )
+  return FeatureRender(
+    *(x.reshape(batch, views, size, size, *x.shape[2:]) for x in render)
+  )
+
+
+def evaluate_field(
+  model: Model, variables: Variables, inputs: InputViews, points: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Density [B,R,S] and features [B,R,S,F] at world points [B,R,S,3]."""
+  batch, rays, samples = points.shape[:3]
+  flat = points.reshape(batch, 1, rays * samples, 3)
+  uvw, inside = model.frustum.coordinates(
+    flat, inputs.poses, inputs.intrinsics[:, None]
+  )
+
+  def lookup(volume, at):
+    return rendering.trilinear_lookup(volume, at, model.frustum.align_corners)
+
+  x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)
+  seen = inside & inputs.mask[..., None]
+  density, features = model.field.apply(variables["field"], x, seen)
+  return (
+    density.reshape(batch, rays, samples),
+    features.reshape(batch, rays, samples, -1),
+  )
+
+
+def resize_features(model: Model, features: jax.Array) -> jax.Array:
+  """Feature images [..,h,w,c] at the size of the image, [..,H,W,c]."""
+  size = (model.image_size, model.image_size)
+  return image_ops.resize(features, size, model.upsampling)
+
+
+def unconditional_features(
+  model: Model, keys: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  """Noise in place of features [B,H,W,F]: the denoiser then draws any object.
+
+  Unit Gaussian noise, as in the paper, or uniform in [0,1], which the
+  reference was trained with; `keys` [B] has one for each image.
+  """
+  normal = model.unconditional == "normal"
+  draw = jax.random.normal if normal else jax.random.uniform
+  return jax.vmap(lambda key: draw(key, shape[1:]))(keys)
+
+
+@jax.named_scope("denoiser")
+def predict(
+  model: Model,
+  variables: Variables,
+  noisy: jax.Array,
+  sigma: jax.Array,
+  features: jax.Array,
+  augmentation: jax.Array | None = None,
+  dropout_key: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """The denoiser network behind EDM's input scaling.
+
+  Args:
+    model: the model.
+    variables: of all parts.
+    noisy: [B,H,W,3] images plus sigma times unit noise.
+    sigma: [B] noise level in image units.
+    features: [B,H,W,F] conditioning.
+    augmentation: [B,9], or None for none.
+    dropout_key: trains with dropout when given.
+
+  Returns:
+    F [B,H,W,3] and the log-variance [B].
+  """
+  if augmentation is None:
+    augmentation = jnp.zeros((len(noisy), augmentation_ops.VECTOR_SIZE))
+  c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
+  return model.denoiser.apply(
+    variables["denoiser"],
+    noisy * c.inp,
+    sigma,
+    features,
+    augmentation,
+    train=dropout_key is not None,
+    rngs=None if dropout_key is None else {"dropout": dropout_key},
+  )
+
+
+def denoise(
+  model: Model,
+  variables: Variables,
+  noisy: jax.Array,
+  sigma: jax.Array,
+  features: jax.Array,
+) -> jax.Array:
+  """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3]."""
+  output, _ = predict(model, variables, noisy, sigma, features)
+  return edm.denoised(noisy, output, sigma, model.sigma_data)
+
+
+def _in_chunks(fn, arrays, size: int):
+  """fn over chunks of axis 1 of `arrays` [B,R,..], recomputed for gradients.
+
+  The chunks run over rays, not over scenes times rays: each then holds a part
+  of every scene, and a batch that is spread over devices stays where it is.
+  """
+  rays = arrays[0].shape[1]
+  fn = jax.checkpoint(fn)
+  if not 0 < size < rays:
+    return fn(arrays)
+  if rays % size:
+    raise ValueError(
+      f"rendering.rays_per_chunk is {size}, expected a divisor of the {rays}"
+      " rays of a scene"
+    )
+
+  def split(x):
+    x = x.reshape(x.shape[0], rays // size, size, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+  def merge(x):
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], rays, *x.shape[3:])
+
+  out = jax.lax.map(fn, jax.tree.map(split, arrays))
+  return jax.tree.map(merge, out)

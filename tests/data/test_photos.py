@@ -1,0 +1,182 @@
+"""Your own pictures: three layouts and every convention give one camera."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from genvs_jax.data import photos
+from genvs_jax.geometry import camera_paths
+from genvs_jax.geometry import cameras
+
+SIZE = 32
+POSES = np.asarray(camera_paths.orbit(3, 20.0, 1.3))
+FOCAL = 1.025
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  """What is logged as a warning."""
+  found = []
+  monkeypatch.setattr(logging, "warning", lambda m, *a: found.append(m % a))
+  return found
+
+
+def picture(width=64, height=64, mode="RGB") -> Image.Image:
+  rng = np.random.default_rng(0)
+  shape = (height, width, len(mode))
+  return Image.fromarray(rng.integers(0, 255, shape, np.uint8), mode)
+
+
+def srn(folder):
+  (folder / "rgb").mkdir(parents=True)
+  (folder / "pose").mkdir()
+  for i, pose in enumerate(POSES):
+    picture().save(folder / "rgb" / f"{i:06d}.png")
+    text = " ".join(map(str, pose.ravel()))
+    (folder / "pose" / f"{i:06d}.txt").write_text(text)
+  # Written for pictures of twice the size, as SRN's own are.
+  (folder / "intrinsics.txt").write_text(
+    f"{FOCAL * 128} 64 64 0.\n0. 0. 0.\n1.\n128 128\n"
+  )
+
+
+def transforms(folder, names, poses, **told):
+  for i in range(len(poses)):
+    picture().save(folder / f"r_{i}.png")
+  frames = [
+    {"file_path": name, "transform_matrix": pose.tolist()}
+    for name, pose in zip(names, poses, strict=True)
+  ]
+  text = json.dumps({**told, "frames": frames})
+  (folder / "transforms.json").write_text(text)
+
+
+def blender(folder):
+  folder.mkdir()
+  poses = np.asarray(cameras.flip_axes(POSES))
+  names = [f"./r_{i}" for i in range(3)]
+  angle = 2 * math.atan(0.5 / FOCAL)
+  transforms(folder, names, poses, camera_angle_x=angle)
+
+
+def nerfstudio(folder):
+  folder.mkdir()
+  poses = np.asarray(cameras.flip_axes(POSES))
+  names = [f"r_{i}.png" for i in range(3)]
+  told = {"fl_x": FOCAL * 256, "fl_y": FOCAL * 256, "cx": 128, "cy": 128}
+  transforms(folder, names, poses, w=256, h=256, **told)
+
+
+def opencv_world_to_camera(folder):
+  folder.mkdir()
+  names = [f"r_{i}.png" for i in range(3)]
+  poses = np.linalg.inv(POSES)
+  transforms(folder, names, poses, camera_angle_x=2 * math.atan(0.5 / FOCAL))
+
+
+@pytest.mark.parametrize(
+  "write, options",
+  [
+    (srn, {}),
+    (blender, {}),
+    (nerfstudio, {}),
+    (
+      opencv_world_to_camera,
+      {"axes": "opencv", "poses": "world_to_camera"},
+    ),
+  ],
+)
+def test_every_layout_gives_the_same_cameras(
+  write, options, tmp_path, warnings
+):
+  write(tmp_path / "scene")
+  given = photos.load(str(tmp_path / "scene"), size=SIZE, **options)
+  np.testing.assert_allclose(given["poses"], POSES, atol=1e-5)
+  np.testing.assert_allclose(
+    given["intrinsics"], [FOCAL * SIZE, FOCAL * SIZE, 16, 16], rtol=1e-5
+  )
+  expected = picture().resize((SIZE, SIZE), Image.Resampling.BOX)
+  np.testing.assert_array_equal(given["images"], [np.asarray(expected)] * 3)
+  photos.warn_of_odd_cameras(given["poses"], 0.8, 1.8)
+  assert not warnings
+
+
+def test_a_single_picture_and_its_camera_by_hand(tmp_path):
+  path = tmp_path / "one.png"
+  picture().save(path)
+  fov = 2 * math.degrees(math.atan(0.5 / FOCAL))
+  given = photos.load(
+    str(path), size=SIZE, elevation=20.0, distance=1.3, fov=fov
+  )
+  np.testing.assert_allclose(given["poses"][0], POSES[0], atol=1e-5)
+  np.testing.assert_allclose(given["intrinsics"][0], FOCAL * SIZE, rtol=1e-5)
+  with pytest.raises(ValueError, match=r"whose camera is not known: give"):
+    photos.load(str(path), size=SIZE)
+
+
+@pytest.mark.parametrize("fit, side", [("pad", 96), ("crop", 64)])
+def test_squares_keep_rays_and_pixels_together(fit, side, tmp_path):
+  """A marked pixel is seen along the same ray before and after."""
+  image = np.full((64, 96, 3), 255, np.uint8)
+  image[20:24, 60:64] = [255, 0, 0]
+  Image.fromarray(image).save(tmp_path / "one.png")
+  given = photos.load(
+    str(tmp_path / "one.png"), size=side, fit=fit, distance=1.0, fov=60.0
+  )
+  (y, x) = np.argwhere(given["images"][0][..., 1] == 0).mean(0) + 0.5
+  focal = 48 / math.tan(math.radians(30))
+  fx, fy, cx, cy = given["intrinsics"]
+  np.testing.assert_allclose((x - cx) / fx, (62 - 48) / focal, rtol=1e-5)
+  np.testing.assert_allclose((y - cy) / fy, (22 - 32) / focal, rtol=1e-5)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+  image = np.zeros((64, 64, 4), np.uint8)
+  image[:32, :, 3] = 255
+  Image.fromarray(image).save(tmp_path / "one.png")
+  given = photos.load(
+    str(tmp_path / "one.png"), size=64, distance=1.0, fov=60.0
+  )
+  assert (given["images"][0, :32] == 0).all()
+  assert (given["images"][0, 32:] == 255).all()
+
+
+def test_wrong_conventions_and_scales_are_warned_of(tmp_path, warnings):
+  blender(tmp_path / "scene")
+  wrong = photos.load(str(tmp_path / "scene"), size=SIZE, axes="opencv")
+  photos.warn_of_odd_cameras(wrong["poses"], 0.8, 1.8)
+  assert "3 of 3 cameras do not look at the world's origin" in warnings[0]
+  assert "turned away by 180 degrees" in warnings[0]
+  far = photos.load(str(tmp_path / "scene"), size=SIZE, scale=3.0)
+  photos.warn_of_odd_cameras(far["poses"], 0.8, 1.8)
+  assert "stand 3.9 to 3.9 from the origin" in warnings[1]
+  assert "try photos.scale=0.333" in warnings[1]
+
+
+def test_what_cannot_be_understood_is_named(tmp_path):
+  def refused(message, **options):
+    with pytest.raises(ValueError, match=message):
+      photos.load(str(tmp_path / "scene"), size=SIZE, **options)
+
+  refused("there is no such folder")
+  (tmp_path / "scene").mkdir()
+  refused("expected transforms.json, or rgb/")
+  refused("photos.axes is 'blender', expected one of auto", axes="blender")
+  path = tmp_path / "scene" / "transforms.json"
+  path.write_text("{")
+  refused("expected JSON with a list `frames`")
+  transforms(tmp_path / "scene", ["r_9"], POSES[:1], camera_angle_x=1.0)
+  refused("names .*r_9, which does not exist")
+  transforms(tmp_path / "scene", ["r_0"], POSES[:1])
+  refused("expected camera_angle_x .* or fl_x")
+  transforms(tmp_path / "scene", ["r_0"], 2 * POSES[:1], camera_angle_x=1.0)
+  refused("is no rigid motion")
+  shutil.rmtree(tmp_path / "scene")
+  srn(tmp_path / "scene")
+  (tmp_path / "scene" / "pose" / "000001.txt").unlink()
+  refused("000001.txt cannot be read")

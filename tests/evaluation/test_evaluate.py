@@ -1,0 +1,262 @@
+"""The evaluation: its protocol, its files, and that it can be stopped."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import skimage.metrics
+from PIL import Image
+
+from genvs_jax.data import loading
+from genvs_jax.evaluation import consistency
+from genvs_jax.evaluation import evaluate
+from genvs_jax.evaluation import perceptual
+from genvs_jax.evaluation import prediction
+from genvs_jax.evaluation import protocol
+from genvs_jax.evaluation import scene_scores
+from genvs_jax.evaluation.perceptual import distances
+from genvs_jax.evaluation.perceptual import weights
+from genvs_jax.geometry import camera_paths
+
+SPIRAL = np.asarray(camera_paths.srn_spiral())
+
+
+@pytest.fixture
+def scored(drawing):
+  """(config, model, variables) that score the validation split quickly."""
+  config, model, variables = drawing
+  config = config.copy_and_resolve_references()
+  config.evaluate.weights = "no weights here"
+  config.sampler.steps = 1
+  return config, model, variables
+
+
+def folder_of(results) -> pathlib.Path:
+  return pathlib.Path(results["folder"])
+
+
+def read_lines(results) -> list[dict]:
+  """A line per scene; the last one is of the dataset."""
+  text = (folder_of(results) / "scores.jsonl").read_text()
+  *lines, last = [json.loads(line) for line in text.splitlines()]
+  assert last == {"dataset": results}
+  return lines
+
+
+def test_targets_of_the_published_protocols():
+  choose = protocol.choose_targets
+  one = choose(SPIRAL, (64,), "others", 0, 0.0)
+  assert len(one) == 250 and 64 not in one
+  two = choose(SPIRAL, (64, 104), "others", 0, 0.0)
+  assert len(two) == 249 and not {64, 104} & set(two)
+  subset = choose(SPIRAL, (64,), "pixelnerf", 0, 0.0)
+  published = [0, 24, 49, 74, 99, 124, 149, 174, 199, 224, 249]
+  assert subset.tolist() == published
+  assert 24 not in choose(SPIRAL, (24,), "pixelnerf", 0, 0.0)
+  assert len(choose(SPIRAL, (64,), "spread", 8, 30.0)) == 8
+
+
+def test_views_that_do_not_exist_are_refused():
+  with pytest.raises(ValueError, match=r"input_views is \(64,\), .* 0 to 23"):
+    protocol.choose_targets(SPIRAL[:24], (64,), "others", 0, 0.0)
+  with pytest.raises(ValueError, match="up to 249, but a scene has 24"):
+    protocol.choose_targets(SPIRAL[:24], (3,), "pixelnerf", 0, 0.0)
+  with pytest.raises(ValueError, match="'all', expected one of others"):
+    protocol.choose_targets(SPIRAL, (64,), "all", 0, 0.0)
+
+
+def test_the_table_is_that_of_the_pictures_on_disk(scored, tmp_path):
+  """Pictures in pixelNeRF's layout, scored again from disk by scikit-image."""
+  config, model, variables = scored
+  config.evaluate.targets = "others"
+  config.evaluate.pictures = True
+  results = evaluate.evaluate(config, model, variables, str(tmp_path))
+  records = loading.load_split(config, "", "validation")
+  lines = read_lines(results)
+  assert [line["scene"] for line in lines] == [0, 1, 2]
+  means = []
+  for line, record in zip(lines, records, strict=True):
+    assert line["name"] == record["scene_id"].decode()
+    assert line["views"] == [1, 2, 3, 4, 5, 6, 7]
+    truth = loading.decode_views(record, line["views"], 32, "area")["images"]
+    psnr, ssim = [], []
+    for view, true in zip(line["views"], truth, strict=True):
+      name = f"pictures/sample/{line['name']}/{view:06d}.png"
+      drawn = np.asarray(Image.open(folder_of(results) / name))
+      psnr.append(skimage.metrics.peak_signal_noise_ratio(true, drawn))
+      ssim.append(
+        skimage.metrics.structural_similarity(true, drawn, channel_axis=-1)
+      )
+    found = line["scores"]["sample"]
+    np.testing.assert_allclose(found["psnr"], psnr, atol=1e-4)
+    np.testing.assert_allclose(found["ssim"], ssim, atol=1e-4)
+    means.append([np.mean(psnr), np.mean(ssim)])
+  row = results["rows"]["sample"]
+  np.testing.assert_allclose(
+    [row["psnr"], row["ssim"]], np.mean(means, 0), atol=1e-4
+  )
+  assert "one sample" in (folder_of(results) / "table.md").read_text()
+
+
+def test_an_evaluation_goes_on_scene_by_scene(scored, tmp_path, monkeypatch):
+  """A quick look at one scene, a kill in the second, and the rest."""
+  config, model, variables = scored
+  config.evaluate.batch_size = 1
+  straight = evaluate.evaluate(config, model, variables, str(tmp_path / "a"))
+  scored_scenes, score = [], scene_scores.SceneScores.__call__
+
+  def spy(self, group, records):
+    scored_scenes.extend(group)
+    if len(scored_scenes) == 2:
+      raise InterruptedError
+    score(self, group, records)
+
+  monkeypatch.setattr(scene_scores.SceneScores, "__call__", spy)
+  again = str(tmp_path / "b")
+  evaluate.evaluate(config, model, variables, again, limit=1)
+  with pytest.raises(InterruptedError):
+    evaluate.evaluate(config, model, variables, again)
+  results = evaluate.evaluate(config, model, variables, again)
+  assert scored_scenes == [0, 1, 1, 2]
+  assert read_lines(results) == read_lines(straight)
+  assert results["rows"] == straight["rows"]
+
+
+def test_other_settings_and_weights_do_not_share_files(scored, tmp_path):
+  config, model, variables = scored
+  config.evaluate.samples = 1
+  first = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  config.sampler.sigma_max = 40.0
+  second = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  other = jax.tree.map(lambda x: x, variables)
+  other["field"] = jax.tree.map(lambda x: x + 0.1, variables["field"])
+  third = evaluate.evaluate(config, model, other, str(tmp_path), limit=1)
+  folders = {folder_of(r) for r in (first, second, third)}
+  assert len(folders) == 3
+  rendered = {r["rows"]["render"]["psnr"] for r in (first, second)}
+  assert len(rendered) == 1  # the sampler is none of the render's business
+  assert third["rows"]["render"]["psnr"] not in rendered
+
+
+def test_pictures_do_not_depend_on_batch_or_devices(scored):
+  """Three scenes on one device each and in pieces, against one by one."""
+  config, model, variables = scored
+  config.evaluate.targets = "others"
+  records = loading.load_split(config, "", "validation")
+  scenes = [protocol.load_scene(config, records, i) for i in range(3)]
+  # A scene with fewer views than the others of its group.
+  scenes[1] = scenes[1]._replace(
+    views=scenes[1].views[:4], poses=scenes[1].poses[:4]
+  )
+  config.evaluate.batch_views = 4
+  together = prediction.build_drawing(config, model, variables, 3)
+  drawn = together(scenes, samples=2)
+  config.evaluate.batch_views = 7
+  alone = prediction.build_drawing(config, model, variables, 1)
+  for scene, of_scene in zip(scenes, drawn, strict=True):
+    (expected,) = alone([scene], samples=2)
+    assert of_scene.samples.shape == (len(scene.views), 2, 32, 32, 3)
+    for name in ("render", "samples"):
+      a, b = getattr(of_scene, name), getattr(expected, name)
+      assert np.abs(a.astype(int) - b).max() <= 1, name
+    np.testing.assert_allclose(of_scene.depth, expected.depth, atol=1e-4)
+  assert np.abs(
+    drawn[0].samples[:, 0].astype(int) - drawn[0].samples[:, 1]
+  ).max()
+
+
+def test_noise_is_of_scene_view_and_sample(scored):
+  """The same pictures in, under another number of the scene or of the view."""
+  config, model, variables = scored
+  records = loading.load_split(config, "", "validation")
+  scene = protocol.load_scene(config, records, 0)
+  draw = prediction.build_drawing(config, model, variables, 1)
+
+  def samples(**changes):
+    return draw([scene._replace(**changes)], samples=2)[0].samples
+
+  plain = samples()
+  np.testing.assert_array_equal(plain, samples(images=0 * scene.images))
+  assert (plain[:, 0] != plain[:, 1]).any()
+  assert (plain != samples(scene=7)).any((2, 3, 4)).all()
+  assert (plain != samples(views=scene.views + 1)).any((2, 3, 4)).all()
+
+
+def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
+  config, model, variables = scored
+  quick = functools.partial(
+    consistency.FitOptions, resolutions=(8,), steps=4, rays=64, samples=8
+  )
+  monkeypatch.setattr(consistency, "FitOptions", quick)
+  config.evaluate.input_views = (0, 3)
+  config.evaluate.rollouts = 1
+  config.sample.frames = 6
+  results = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  rows = results["rows"]
+  (line,) = read_lines(results)
+  one, mean, best = (
+    np.array(line["scores"][row]["psnr"])
+    for row in ("sample", "sample_mean", "sample_best")
+  )
+  assert (best >= one).all() and (mean != one).any()
+  assert rows["render"]["depth_error"] > 0
+  assert "depth_error" not in rows["sample"]
+  for row in ("render", "sample"):
+    found = line["rollout"]["scores"][row]
+    assert 0 <= found["reprojection_coverage"] <= 1
+    assert rows[row]["field_fit"] == found["field_fit"]
+  # The input copy is the nearer of the two views, seen from the origin.
+  records = loading.load_split(config, "", "validation")
+  scene = protocol.load_scene(config, records, 0)
+  positions = np.array(records[0]["poses"])[:, :3, 3]
+  for i, view in enumerate(scene.views):
+    apart = np.linalg.norm(positions[[0, 3]] - positions[view], axis=-1)
+    copied = scene.inputs["images"][np.argmin(apart)]
+    expected = skimage.metrics.peak_signal_noise_ratio(scene.images[i], copied)
+    found = line["scores"]["input_copy"]["psnr"][i]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_perceptual_metrics_come_with_their_weights(
+  scored, tmp_path, monkeypatch
+):
+  """Made-up networks instead of VGG16 and Inception, which are tested apart."""
+  config, model, variables = scored
+  for name in ("vgg16", "lpips_vgg", "inception"):
+    weights.save(str(tmp_path / "weights"), name, {"x": np.float32([2.0])})
+  config.evaluate.weights = str(tmp_path / "weights")
+
+  def lpips(loaded, images, truth):
+    apart = ((images - truth) ** 2).mean((1, 2, 3))
+    return loaded["vgg16"]["x"] * apart
+
+  def features(loaded, images):
+    return images[:, 8:24:4, 8:24:8].reshape(len(images), -1) * loaded["x"]
+
+  monkeypatch.setitem(perceptual._DISTANCES, "lpips_vgg", lpips)
+  monkeypatch.setattr(perceptual.networks, "inception", features)
+  results = evaluate.evaluate(config, model, variables, str(tmp_path))
+  assert set(results["left_out"]) == {"lpips_alex", "dists"}
+  (first, *_) = read_lines(results)
+  found = first["scores"]["render"]
+  expected = 2 * 10 ** (-np.array(found["psnr"]) / 10)
+  np.testing.assert_allclose(found["lpips_vgg"], expected, rtol=1e-4)
+  stored = [
+    np.load(folder_of(results) / f"scenes/{i:06d}.npz") for i in range(3)
+  ]
+  drawn, truth = (
+    np.concatenate([f[row] for f in stored]) for row in ("render", "truth")
+  )
+  assert drawn.shape == (6, 4 * 2 * 3)
+  statistics = [distances.FeatureStatistics() for _ in range(2)]
+  for found, features in zip(statistics, (drawn, truth), strict=True):
+    found.add(features)
+  expected = distances.frechet(*statistics)
+  assert results["rows"]["render"]["fid"] == pytest.approx(expected)
+  assert results["fid"]["images"] == 6
+  text = evaluate.table(results)
+  assert "FID over 6 pictures" in text and "pytorch-fid" in text
+  assert "for want of weights: lpips_alex, dists" in text

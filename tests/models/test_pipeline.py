@@ -1,0 +1,126 @@
+"""Where the networks meet: masks, chunks, sizes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import debug
+from genvs_jax.geometry import rendering
+from genvs_jax.models import pipeline
+from tfds_srn import synthetic
+
+CONFIG = debug.get_config()
+MODEL = pipeline.build_model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def variables():
+  return jax.jit(lambda: pipeline.init_variables(MODEL, jax.random.key(0)))()
+
+
+def inputs(mask) -> pipeline.InputViews:
+  batch, views = mask.shape
+  poses = synthetic.train_poses(0, "train", 0, batch * views)
+  return pipeline.InputViews(
+    volumes=jax.random.normal(jax.random.key(1), (batch, views, 32, 32, 4, 8)),
+    poses=jnp.asarray(poses).reshape(batch, views, 4, 4),
+    intrinsics=jnp.tile(jnp.array([32.8, 32.8, 16, 16]), (batch, 1)),
+    mask=mask,
+  )
+
+
+TARGETS = jnp.asarray(synthetic.train_poses(1, "train", 0, 4)).reshape(
+  2, 2, 4, 4
+)
+
+
+def test_a_masked_view_has_no_influence(variables):
+  views = inputs(jnp.array([[True, True, False], [True, False, False]]))
+  render = pipeline.render_features(MODEL, variables, views, TARGETS)
+  unused = ~views.mask[:, :, None, None, None, None]
+  other = views._replace(volumes=jnp.where(unused, 9.0, views.volumes))
+  again = pipeline.render_features(MODEL, variables, other, TARGETS)
+  jax.tree.map(np.testing.assert_array_equal, render, again)
+  used = views._replace(volumes=jnp.where(unused, views.volumes, 9.0))
+  moved = pipeline.render_features(MODEL, variables, used, TARGETS)
+  assert jnp.abs(render.features - moved.features).max() > 1e-3
+
+
+def test_order_of_input_views_does_not_matter(variables):
+  views = inputs(jnp.ones((2, 3), bool))
+  turned = pipeline.InputViews(
+    views.volumes[:, ::-1],
+    views.poses[:, ::-1],
+    views.intrinsics,
+    views.mask[:, ::-1],
+  )
+  a = pipeline.render_features(MODEL, variables, views, TARGETS)
+  b = pipeline.render_features(MODEL, variables, turned, TARGETS)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
+
+
+def test_random_numbers_may_come_in_any_order(variables):
+  """Those of the second pass; a chunk wants them ascending."""
+  views = inputs(jnp.ones((2, 2), bool))
+  coarse, fine = jax.random.uniform(jax.random.key(5), (2, 2, 128, 4))
+  a, b = (
+    pipeline.render_features(
+      MODEL, variables, views, TARGETS, rendering.Uniforms(coarse, x)
+    )
+    for x in (fine, fine[..., ::-1])
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+def test_chunks_change_nothing(variables):
+  """Neither values nor gradients, random numbers included."""
+  views = inputs(jnp.ones((2, 2), bool))
+  key = jax.random.key(5)
+  uniforms = rendering.Uniforms(
+    jax.random.uniform(key, (2, 128, 4)), jax.random.uniform(key, (2, 128, 4))
+  )
+
+  def loss(volumes, chunk):
+    model = dataclasses.replace(MODEL, rays_per_chunk=chunk)
+    render = pipeline.render_features(
+      model, variables, views._replace(volumes=volumes), TARGETS, uniforms
+    )
+    return jnp.sum(render.features**2) + jnp.sum(render.depth)
+
+  whole = jax.value_and_grad(loss)(views.volumes, 0)
+  parts = jax.value_and_grad(loss)(views.volumes, 32)
+  np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
+  np.testing.assert_allclose(whole[1], parts[1], atol=1e-5)
+
+
+def test_chunks_that_do_not_divide_the_rays_are_refused(variables):
+  model = dataclasses.replace(MODEL, rays_per_chunk=48)
+  with pytest.raises(ValueError, match="is 48, expected a divisor of the 128"):
+    pipeline.render_features(
+      model, variables, inputs(jnp.ones((2, 2), bool)), TARGETS
+    )
+
+
+def test_image_size_must_suit_the_encoder():
+  config = debug.get_config()
+  config.model.image_size = 40
+  with pytest.raises(ValueError, match="is 40, expected a multiple of 32"):
+    pipeline.build_model(config)
+
+
+def test_denoiser_is_the_identity_at_no_noise(variables):
+  image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+  features = jnp.zeros((2, 32, 32, 8))
+  out = pipeline.denoise(MODEL, variables, image, jnp.full(2, 1e-5), features)
+  np.testing.assert_allclose(out, image, atol=1e-4)
+
+
+def test_flipped_input_flips_what_the_encoder_sees(variables):
+  image = jax.random.uniform(jax.random.key(0), (1, 1, 32, 32, 3))
+  flipped = dataclasses.replace(MODEL, flip_input=True)
+  a, _ = pipeline.encode(MODEL, variables, image[:, :, ::-1])
+  b, _ = pipeline.encode(flipped, variables, image)
+  np.testing.assert_allclose(a, b, atol=1e-5)

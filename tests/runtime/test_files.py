@@ -1,0 +1,64 @@
+"""Writing into a bucket: fsspec's memory stands for Google's storage."""
+
+import json
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations import memory
+from PIL import Image
+
+from genvs_jax.images import pictures
+from genvs_jax.runtime import files
+from genvs_jax.runtime import workdir
+from genvs_jax.runtime import writers
+
+
+class Bucket(memory.MemoryFileSystem):
+  protocol = ("gcs", "gs")
+
+
+@pytest.fixture
+def bucket():
+  fsspec.register_implementation("gcs", Bucket, clobber=True)
+  yield "gs://bucket/run"
+  Bucket.store.clear()
+
+
+def test_files_appear_whole_on_disk(tmp_path, monkeypatch):
+  path = files.write_whole(tmp_path / "folder" / "file", b"first")
+  assert path.read_bytes() == b"first"
+  files.write_whole(path, b"second")
+  assert path.read_bytes() == b"second"
+  assert [p.name for p in (tmp_path / "folder").iterdir()] == ["file"]
+
+
+def test_metrics_go_to_the_bucket_and_on_from_there(bucket):
+  for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+    writer = writers.Writer(bucket, start)
+    for step in steps:
+      writer.write_scalars(step, {"loss": start + step})
+    writer.write_images(step, {"sheet": np.zeros((4, 4, 3), np.uint8)})
+    writer.flush()
+    lines = (epath.Path(bucket) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == steps[-1]
+    writer.close()
+  assert [json.loads(line)["loss"] for line in lines] == [1, 2, 5, 6]
+  names = [p.name for p in epath.Path(bucket).iterdir()]
+  assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_pictures_and_descriptions_go_to_the_bucket(bucket):
+  folder = epath.Path(bucket)
+  frames = [np.full((32, 32, 3), i, np.uint8) for i in (0, 128, 255)]
+  pictures.save_png(folder / "a.png", frames[1])
+  pictures.save_gif(folder / "a.gif", frames, 10)
+  pictures.save_mp4(folder / "a.mp4", frames, 10)
+  with (folder / "a.png").open("rb") as file:
+    np.testing.assert_array_equal(np.array(Image.open(file)), frames[1])
+  assert (folder / "a.gif").read_bytes()[:4] == b"GIF8"
+  assert b"ftyp" in (folder / "a.mp4").read_bytes()[:16]
+  workdir.describe(bucket, {"a": 1}, {"encoder": {"w": np.zeros((2, 3))}})
+  assert json.loads((folder / "config.json").read_text()) == {"a": 1}
+  assert "encoder/w" in (folder / "parameters.txt").read_text()

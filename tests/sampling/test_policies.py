@@ -1,0 +1,55 @@
+"""Which views condition a frame."""
+
+import numpy as np
+import pytest
+
+from configs import debug
+from genvs_jax.geometry import camera_paths
+from genvs_jax.sampling import policies
+
+POSES = np.asarray(camera_paths.orbit(12, 30.0, 1.3))
+
+
+def rng(seed=0):
+  return np.random.default_rng(seed)
+
+
+def test_input_only_never_takes_a_frame():
+  chosen = policies.input_only(2)(POSES[:9], 2, POSES[9], rng())
+  assert chosen.tolist() == [[0, 1]]
+
+
+def test_the_references_policy():
+  """Inputs, up to four random earlier frames, and the last one."""
+  policy = policies.reference(6, 4)
+  assert policy(POSES[:1], 1, POSES[1], rng()).tolist() == [[0] + [-1] * 5]
+  assert policy(POSES[:3], 1, POSES[3], rng()).tolist() == [
+    [0, 1, 2, -1, -1, -1]
+  ]
+  seen = set()
+  for seed in range(20):
+    (row,) = policy(POSES[:10], 1, POSES[10], rng(seed))
+    assert row[0] == 0 and row[-1] == 9
+    assert len(set(row)) == 6 and set(row[1:-1]) <= set(range(1, 9))
+    seen |= set(row.tolist())
+  assert seen == set(range(10))
+
+
+def test_nearest_in_angle():
+  policy = policies.nearest(3)
+  (row,) = policy(POSES[:8], 1, POSES[9], rng())
+  # 0 is three steps away around the circle, 7 two, 6 three.
+  assert row[0] == 7 and set(row[1:]) == {0, 6}
+
+
+def test_stochastic_takes_another_view_at_each_step():
+  chosen = policies.stochastic(50)(POSES[:5], 1, POSES[5], rng())
+  assert chosen.shape == (50, 1)
+  assert set(chosen.ravel().tolist()) == set(range(5))
+
+
+def test_unknown_policies_are_refused():
+  config = debug.get_config()
+  config.rollout.policy = "best"
+  with pytest.raises(ValueError, match="'best', expected one of input, near"):
+    policies.build_policy(config, 1, 3)

@@ -1,0 +1,236 @@
+"""Rollouts: one compilation, a bank of views, the same frames however drawn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genvs_jax.data import loading
+from genvs_jax.geometry import camera_paths
+from genvs_jax.sampling import rollouts
+from genvs_jax.sampling import sample_scenes
+from genvs_jax.sampling import view_synthesis
+
+POSES = np.asarray(camera_paths.orbit(6, 30.0, 1.3))
+
+
+@pytest.fixture(scope="module")
+def scene(drawing):
+  """(config, model, variables, inputs of two scenes) with random weights."""
+  config, model, variables = drawing
+  config = config.copy_and_resolve_references()
+  config.rollout.random_views = 1
+  records = loading.load_split(config, "", "validation")
+  decoded = [
+    loading.decode_views(records[i], [0], 32, "area") for i in range(2)
+  ]
+  inputs = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
+  return config, model, variables, {**inputs, "scene": np.arange(2)}
+
+
+@pytest.fixture(scope="module")
+def drawn(scene):
+  """(rollout, frames) of both scenes, with room for all views."""
+  config, model, variables, inputs = scene
+  rollout = rollouts.Rollout(config, model)
+  return rollout, list(rollout.run(variables, inputs, POSES, 0))
+
+
+def some(inputs, rows):
+  return {k: v[rows] for k, v in inputs.items()}
+
+
+def test_one_compilation_serves_all_frames(drawn):
+  rollout, frames = drawn
+  assert len(frames) == 6 and rollout.draw._cache_size() == 1
+  assert rollout._encode_into._cache_size() == 1
+  assert frames[0].sample.shape == (2, 1, 32, 32, 3)
+  assert rollout.report.encoded_again == 0 and rollout.report.slots == 6
+  volume = 2 * 32 * 32 * 4 * 8 * 4
+  # The input view and all frames but the last, which conditions nothing.
+  assert rollout.report.bank_bytes == 6 * volume
+
+
+def test_later_frames_depend_on_earlier_ones(scene, drawn):
+  """The first frame is that of the input alone; the second is not."""
+  config, model, variables, inputs = scene
+  draw = view_synthesis.build_synthesize(config, model)
+  for frame, close in ((0, True), (3, False)):
+    alone = draw(
+      variables,
+      {k: inputs[k] for k in ("images", "poses", "intrinsics")},
+      np.broadcast_to(POSES[frame], (2, 1, 4, 4)),
+      view_synthesis.view_keys(0, inputs["scene"], np.array([frame])),
+    )
+    difference = np.abs(alone.rgb - drawn[1][frame].rgb).max()
+    assert (difference < 1e-4) == close
+
+
+def test_a_scene_does_not_depend_on_the_others(scene, drawn):
+  config, model, variables, inputs = scene
+  alone = rollouts.Rollout(config, model)
+  for one, both in zip(
+    alone.run(variables, some(inputs, slice(1, 2)), POSES[:2], 0),
+    drawn[1],
+    strict=False,
+  ):
+    np.testing.assert_allclose(one.sample, both.sample[1:], atol=1e-4)
+
+
+def test_a_small_bank_draws_the_same_and_encodes_again(scene, drawn):
+  config, model, variables, inputs = scene
+  config = config.copy_and_resolve_references()
+  volume = 2 * 32 * 32 * 4 * 8 * 4
+  config.rollout.bank_gib = 3.5 * volume / 2**30
+  small = rollouts.Rollout(config, model)
+  frames = list(small.run(variables, inputs, POSES, 0))
+  assert small.report.slots == 2 and small.report.encoded_again > 0
+  assert small.report.bank_bytes == 3 * volume  # one to encode again in
+  for ours, theirs in zip(frames, drawn[1], strict=True):
+    np.testing.assert_allclose(ours.sample, theirs.sample, atol=1e-4)
+
+
+def test_going_on_from_finished_frames(scene, drawn):
+  _, _, variables, inputs = scene
+  rollout, frames = drawn
+  rest = list(rollout.run(variables, inputs, POSES, 0, finished=frames[:4]))
+  assert len(rest) == 2
+  for ours, theirs in zip(rest, frames[4:], strict=True):
+    np.testing.assert_array_equal(ours.sample, theirs.sample)
+
+
+@pytest.mark.parametrize("policy", ["stochastic", "nearest"])
+def test_other_policies_draw_in_one_compilation(scene, policy):
+  config, model, variables, inputs = scene
+  config = config.copy_and_resolve_references()
+  config.rollout.policy, config.rollout.bank_dtype = policy, "bfloat16"
+  rollout = rollouts.Rollout(config, model)
+  frames = list(rollout.run(variables, some(inputs, slice(0, 1)), POSES[:3], 0))
+  assert len(frames) == 3 and rollout.draw._cache_size() == 1
+  assert all(np.isfinite(f.sample).all() for f in frames)
+
+
+def test_without_guidance_towards_features_all_scenes_are_one(scene):
+  """Weight 0 leaves the unconditional denoiser, which sees no features."""
+  config, model, variables, inputs = scene
+  config = config.copy_and_resolve_references()
+  config.sampler.guidance = 0.0
+  config.rollout.policy = "input"
+  same = {**inputs, "scene": np.zeros(2, int)}
+  (frame,) = rollouts.Rollout(config, model).run(variables, same, POSES[:1], 0)
+  np.testing.assert_allclose(frame.sample[0], frame.sample[1], atol=1e-5)
+  assert np.abs(frame.rgb[0] - frame.rgb[1]).max() > 1e-3
+
+
+def test_a_killed_rollout_goes_on(scene, tmp_path):
+  """Two scenes over two devices; the second run draws the last frame alone."""
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.scenes, config.sample.frames = 2, 3
+  written = sample_scenes.sample(config, model, variables, str(tmp_path))
+  folder = tmp_path / "samples" / "validation_0000"
+  names = {p.name for p in folder.iterdir()}
+  assert names >= {"turntable.mp4", "turntable.gif", "sheet.png", "frames.npz"}
+  with np.load(written["npz"]) as arrays:
+    before = dict(arrays)
+  assert before["images"].shape == (3, 32, 32, 3)
+  assert before["depth"].shape == before["opacity"].shape == (3, 32, 32)
+  np.testing.assert_allclose(before["poses"], POSES[::2], atol=1e-6)
+  first = folder / "frames" / "0000.png"
+  (folder / "frames" / "0002.npz").unlink()
+  stamp = first.stat().st_mtime_ns
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  assert first.stat().st_mtime_ns == stamp
+  with np.load(written["npz"]) as arrays:
+    for name, value in arrays.items():
+      np.testing.assert_array_equal(value, before[name])
+  config.sampler.steps = 2  # another sampler starts anew
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  assert first.stat().st_mtime_ns > stamp
+  old = tmp_path / "samples" / "validation_0000.before" / "frames" / "0000.png"
+  assert old.stat().st_mtime_ns == stamp
+
+
+def test_frames_of_other_poses_are_not_taken_for_finished(scene, tmp_path):
+  """The path's file keeps its name and changes what it holds."""
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sampler.steps = 1
+  config.sample.path = str(tmp_path / "poses.npy")
+  drawn = []
+  for poses in (POSES[:2], POSES[1:3]):
+    np.save(tmp_path / "poses.npy", poses)
+    written = sample_scenes.sample(config, model, variables, str(tmp_path))
+    with np.load(written["npz"]) as arrays:
+      np.testing.assert_array_equal(arrays["poses"], poses)
+      drawn.append(arrays["opacity"])
+  assert np.abs(drawn[0][0] - drawn[1][0]).max() > 1e-3
+
+
+def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames, config.sample.progress = 3, (1,)
+  config.sample.mesh_resolution = 24
+  config.sample.unconditional = 3
+  config.sampler.steps = 3
+  written = sample_scenes.sample(
+    config, model, variables, str(tmp_path), export="ply"
+  )
+  folder = tmp_path / "samples" / "validation_0000"
+  assert written["progress"].name == "progress_0001.mp4"
+  singles = sorted((tmp_path / "samples" / "unconditional").iterdir())
+  assert [path.name for path in singles] == [f"000{i}.png" for i in range(3)]
+  assert len({path.read_bytes() for path in singles}) == 3
+  assert not (folder / "progress_0000.mp4").exists()
+  with np.load(folder / "frames" / "0001.npz") as arrays:
+    estimates, sample = arrays["estimates"], arrays["sample"]
+  assert estimates.shape == (1, 3, 32, 32, 3)
+  with Image.open(folder / "progress_0001.png") as sheet:
+    shown = np.asarray(sheet)[48, [84 + 98 * i + 48 for i in range(4)]]
+  expected = [*estimates[0, :, 16, 16], sample[0, 16, 16]]
+  np.testing.assert_array_equal(
+    shown, (np.clip(expected, 0, 1) * 255 + 0.5).astype(np.uint8)
+  )
+  with np.load(folder / "frames" / "0000.npz") as arrays:
+    assert "estimates" not in arrays.files
+  with np.load(written["npz"]) as arrays:
+    opaque = (arrays["opacity"] > 0.5).sum()
+  header = written["points"].read_bytes()[:200]
+  assert f"element vertex {opaque}\n".encode() in header
+  assert b"element face" in written["mesh"].read_bytes()[:300]
+
+
+def test_paths_by_name_and_from_a_file(scene, tmp_path):
+  config = scene[0].copy_and_resolve_references()
+  config.sample.path, config.sample.frames = "srn_spiral", 251
+  np.testing.assert_array_equal(
+    sample_scenes.build_path(config, 1.3), camera_paths.srn_spiral()
+  )
+  config.sample.frames = 11
+  np.testing.assert_array_equal(
+    sample_scenes.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
+  )
+  np.savez(tmp_path / "poses.npz", poses=POSES)
+  config.sample.path = str(tmp_path / "poses.npz")
+  np.testing.assert_array_equal(sample_scenes.build_path(config, 1.3), POSES)
+  np.save(tmp_path / "bad.npy", POSES[:, :3])
+  config.sample.path = str(tmp_path / "bad.npy")
+  with pytest.raises(ValueError, match=r"shape \(6, 3, 4\), expected \[fram"):
+    sample_scenes.build_path(config, 1.3)
+  np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
+  with pytest.raises(ValueError, match="pose 0 is no rotation and translation"):
+    sample_scenes.build_path(config, 1.3)
+  config.sample.path = "spiral"
+  with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):
+    sample_scenes.build_path(config, 1.3)
+
+
+def test_scenes_and_views_that_are_not_there_are_named(scene):
+  config, model, *_ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.scene = 99
+  with pytest.raises(ValueError, match="expected scenes from 0 to 2"):
+    sample_scenes.load_inputs(config, model, "")
+  config.sample.scene, config.sample.input_views = 0, (0, 8)
+  with pytest.raises(ValueError, match=r"\(0, 8\), expected one or more from"):
+    sample_scenes.load_inputs(config, model, "")

@@ -1,0 +1,226 @@
+"""The stages of training on tiny networks, each handed on to the next."""
+
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import debug
+from genvs_jax.checkpointing import checkpoints
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.checkpointing import warm_start
+from genvs_jax.evaluation import evaluate
+from genvs_jax.models import pipeline
+from genvs_jax.sampling import sample_scenes
+from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import loop
+from genvs_jax.training import train_state
+
+ONE = jax.devices()[:1]
+
+
+def stage(debug_workdir: str, **objective):
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  config.train.steps = config.checkpoint.every = 2
+  config.sampler.steps = 2
+  config.objective.update(objective)
+  return config
+
+
+@pytest.fixture(scope="module")
+def nerf(debug_workdir, tmp_path_factory) -> str:
+  """The workdir of a run of encoder and field alone."""
+  workdir = str(tmp_path_factory.mktemp("nerf"))
+  loop.train_and_evaluate(stage(debug_workdir, name="nerf"), workdir, ONE)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def diffusion(debug_workdir, tmp_path_factory) -> str:
+  """The workdir of a run of the unconditional denoiser alone."""
+  workdir = str(tmp_path_factory.mktemp("diffusion"))
+  config = stage(debug_workdir, name="diffusion")
+  config.model.denoiser.conditional = False
+  loop.train_and_evaluate(config, workdir, ONE)
+  return workdir
+
+
+def started(config):
+  """(model, state) of a run at its first step, from `config.init_from`."""
+  model = pipeline.build_model(config)
+  state = train_state.init_on_devices(config, model)
+  return model, warm_start.warm_start(config, model, state)
+
+
+@pytest.fixture(scope="module")
+def joint(debug_workdir, nerf, diffusion):
+  """(config, model, state) of a joint run combined of both."""
+  config = stage(debug_workdir)
+  config.init_from.encoder = config.init_from.field = nerf
+  config.init_from.denoiser = diffusion
+  return config, *started(config)
+
+
+def variables_of(state):
+  return pipeline.join_variables(state.params, state.buffers)
+
+
+def some_views(size: int):
+  rng = np.random.default_rng(0)
+  poses = jnp.eye(4).at[2, 3].set(-1.3)
+  return {
+    "images": rng.integers(0, 255, (1, 2, size, size, 3), np.uint8),
+    "poses": jnp.stack([poses, poses.at[0, 3].set(0.1)])[None],
+    "intrinsics": jnp.array([[size, size, size / 2, size / 2]], jnp.float32),
+  }
+
+
+def test_a_stage_holds_and_trains_its_own_parts(nerf, diffusion):
+  assert set(pretrained.load(nerf).variables) == {"encoder", "field"}
+  assert set(pretrained.load(diffusion).variables) == {"denoiser"}
+  for workdir, expected in (
+    (nerf, {"loss_rgb", "opacity", "depth_error"}),
+    (diffusion, {"loss_denoising"}),
+  ):
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    names = set(json.loads(lines[-1]))
+    assert expected < names
+    assert ("loss_rgb" in names) == ("loss_rgb" in expected)
+    assert (pathlib.Path(workdir) / "sheets" / "00000002.png").exists()
+
+
+def test_joint_renders_what_the_first_stage_rendered(joint, nerf):
+  config, model, state = joint
+  batch = some_views(model.image_size)
+  render = view_synthesis.build_render(model)
+  before = pretrained.load(nerf)
+  # On the host and with the same parts: for one compiled program.
+  theirs, ours = (
+    render(
+      {k: jax.device_get(variables[k]) for k in before.variables},
+      batch,
+      batch["poses"],
+    )
+    for variables in (before.variables, variables_of(state))
+  )
+  np.testing.assert_array_equal(ours.rgb, theirs.rgb)
+  assert jnp.std(ours.rgb) > 0
+  fresh = train_state.init_on_devices(config, model)
+  assert jnp.abs(fresh.params["field"]["out"]["bias"]).max() > 0
+
+
+def test_joint_denoises_what_the_second_stage_denoised(joint, diffusion):
+  """Whatever the features: their kernel starts at zero."""
+  _, model, state = joint
+  before = pretrained.load(diffusion)
+  key = jax.random.key(0)
+  x = jax.random.normal(key, (2, 32, 32, 3))
+  features = jax.random.normal(key, (2, 32, 32, model.denoiser_features))
+  sigma = jnp.array([0.2, 3.0])
+  denoise = jax.jit(pipeline.denoise, static_argnums=0)
+  ours = denoise(model, variables_of(state), x, sigma, features)
+  theirs = denoise(before.model, before.variables, x, sigma, features[..., :0])
+  np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_grown_denoiser_computes_inside_what_it_did(joint, tmp_path):
+  """From 32 to 64 pixels by an outer level: equal inside for equal input."""
+  config, small, state = joint
+  saver = checkpoints.Checkpointer(f"{tmp_path}/checkpoints")
+  saver.save(2, state, checkpoints.config_to_dict(config))
+  saver.close()
+  grown = config.copy_and_resolve_references()
+  grown.model.image_size = 64
+  grown.model.denoiser.channels = (8, 8, 16)
+  grown.model.denoiser.depths = (1, 1, 1)
+  grown.model.denoiser.attention = (False, False, True)
+  for part in pipeline.PARTS:
+    grown.init_from[part] = str(tmp_path)
+  large, large_state = started(grown)
+
+  inside = jax.random.normal(jax.random.key(1), (1, 32, 32, 8))
+
+  def inner(model, variables):
+    """What the level of 32 pixels hands up, given `inside` from above."""
+    found = {}
+
+    def intercept(call, args, kwargs, context):
+      name = "/".join(context.module.path)
+      if context.method_name == "__call__" and name == "down_32_block0":
+        args = (inside, *args[1:])
+      result = call(*args, **kwargs)
+      found[name] = result
+      return result
+
+    size = model.image_size
+    with nn.intercept_methods(intercept):
+      pipeline.predict(
+        model,
+        variables,
+        jnp.ones((1, size, size, 3)),
+        jnp.array([0.7]),
+        jnp.ones((1, size, size, model.denoiser_features)),
+      )
+    return found["up_32_block0"]
+
+  np.testing.assert_allclose(
+    jax.jit(lambda v: inner(large, v))(variables_of(large_state)),
+    jax.jit(lambda v: inner(small, v))(variables_of(state)),
+    atol=1e-6,
+  )
+  # Encoder and field have no size: they lift and render as before.
+  for part in ("encoder", "field"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      large_state.params[part],
+      state.params[part],
+    )
+
+
+def test_parts_that_a_run_has_not_are_refused(debug_workdir, nerf, diffusion):
+  config = stage(debug_workdir, name="nerf")
+  config.init_from.denoiser = diffusion
+  with pytest.raises(ValueError, match="trains no denoiser: leave it empty"):
+    started(config)
+  config = stage(debug_workdir)
+  config.init_from.denoiser = nerf
+  with pytest.raises(
+    ValueError, match="holds no denoiser, only encoder, field"
+  ):
+    started(config)
+
+
+def test_scores_of_a_stage_are_those_that_it_can_have(
+  nerf, diffusion, tmp_path
+):
+  loaded = pretrained.load(nerf)
+  results = evaluate.evaluate(
+    loaded.config, loaded.model, loaded.variables, str(tmp_path)
+  )
+  assert set(results["rows"]) & {"render", "sample"} == {"render"}
+  assert "one sample" not in evaluate.table(results)
+  loaded = pretrained.load(diffusion)
+  with pytest.raises(ValueError, match="there is nothing to score"):
+    evaluate.evaluate(
+      loaded.config, loaded.model, loaded.variables, str(tmp_path)
+    )
+
+
+def test_pictures_of_a_stage_are_those_that_it_can_draw(
+  nerf, diffusion, tmp_path
+):
+  for workdir, expected in (
+    (nerf, {"mp4", "gif", "sheet", "npz"}),
+    (diffusion, {"unconditional"}),
+  ):
+    loaded = pretrained.load(workdir)
+    files = sample_scenes.sample(
+      loaded.config, loaded.model, loaded.variables, str(tmp_path)
+    )
+    assert set(files) == expected
+    assert all(path.read_bytes() for path in files.values())

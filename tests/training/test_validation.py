@@ -1,0 +1,83 @@
+"""Scores of fixed scenes, against closed forms."""
+
+import numpy as np
+import pytest
+
+from genvs_jax.diffusion import edm
+from genvs_jax.images import metrics
+from genvs_jax.models import pipeline
+from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import train_state
+from genvs_jax.training import validation
+
+
+@pytest.fixture(scope="module")
+def untrained(debug_workdir):
+  """(config, model, variables) whose denoiser is still F = 0."""
+  from configs import debug  # noqa: PLC0415
+
+  config = debug.get_config()
+  config.data.data_dir = f"{debug_workdir}/data"
+  config.validation.sigmas = (0.1, 2.0)
+  config.validation.scenes = 2
+  model = pipeline.build_model(config)
+  state = train_state.init_on_devices(config, model)
+  return config, model, train_state.sampling_variables(state, "ema")
+
+
+def test_scores_of_an_untrained_model(untrained):
+  config, model, variables = untrained
+  scores = validation.Validation(config, model, "")(variables)
+  scenes = validation.load_scenes(config, "", 2)
+  truth = scenes.target / np.float32(255)
+  # With F = 0 the denoiser is D = c_skip (x0 + sigma n).
+  errors = []
+  for sigma in (0.1, 2.0):
+    skip = edm.scalings(sigma, model.sigma_data).skip
+    expected = np.mean((skip - 1) ** 2 * truth**2) + (skip * sigma) ** 2
+    error = scores[f"denoising_error_sigma_{sigma:g}"]
+    np.testing.assert_allclose(error, expected, rtol=0.1)
+    errors.append(error)
+  np.testing.assert_allclose(
+    scores["denoising_error"], np.mean(errors), rtol=1e-5
+  )
+  views = view_synthesis.build_render(model)(
+    variables, scenes.inputs, scenes.target_pose
+  )
+  np.testing.assert_allclose(
+    scores["psnr_render"],
+    np.mean(metrics.psnr(views.rgb[:, 0], truth)),
+    rtol=1e-4,
+  )
+
+
+def test_scores_are_the_same_each_time(untrained):
+  config, model, variables = untrained
+  validate = validation.Validation(config, model, "")
+  assert validate(variables) == validate(variables)
+
+
+def test_targets_are_not_among_the_inputs(untrained):
+  config, _, _ = untrained
+  scenes = validation.load_scenes(config, "", 2)
+  poses = scenes.inputs["poses"]
+  assert poses.shape == (2, 2, 4, 4)
+  apart = np.abs(poses - scenes.target_pose).max((2, 3))
+  assert (apart > 0.01).all()
+
+
+def test_the_best_is_by_a_score_that_the_objective_has(untrained):
+  config, _, _ = untrained
+  config = config.copy_and_resolve_references()
+  assert validation.build_ranking(config) == ("psnr_render", True)
+  config.checkpoint.best_metric = "psnr"
+  with pytest.raises(ValueError, match="'psnr', expected '', 'auto' or one of"):
+    validation.build_ranking(config)
+  config.checkpoint.best_metric = "psnr_render"
+  config.objective.name = "diffusion"
+  with pytest.raises(ValueError, match="does not measure: choose denoising_er"):
+    validation.build_ranking(config)
+  config.checkpoint.best_metric = "auto"
+  assert validation.build_ranking(config) == ("denoising_error", False)
+  config.validation.scenes = 0
+  assert validation.build_ranking(config).metric == ""
