@@ -32,6 +32,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import measuring
+from genvs_jax.runtime import cpu
 
 PARTS = ("table", "sweep", "profile", "train")
 PACKAGES = (
@@ -147,9 +148,8 @@ def profile_step(spec: measuring.Spec, folder: str) -> dict:
 
   from benchmarks import profiling  # noqa: PLC0415
   from benchmarks import programs  # noqa: PLC0415
-  from genvs_jax.runtime import memory  # noqa: PLC0415
 
-  memory.keep_freed()
+  cpu.keep_freed_memory()
   program = programs.build(measuring.load_config(spec), spec.program)
   shutil.rmtree(folder, ignore_errors=True)
   found = profiling.record(program.run, program.compiled.as_text(), folder)

@@ -31,6 +31,9 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from genvs_jax.runtime import cpu
+from genvs_jax.runtime import memory
+
 ROWS = (
   "encoder",
   "render",
@@ -236,17 +239,15 @@ def build_ours(row: str, dtype: str):
   """A function that runs the row once, and the memory of what it compiled."""
   from benchmarks import programs  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
-  from genvs_jax.runtime import memory  # noqa: PLC0415
-  from genvs_jax.training import compilation  # noqa: PLC0415
 
-  memory.keep_freed()  # as launch.py does
+  cpu.keep_freed_memory()  # as launch.py does
   config = reference128.get_config()
   config.model.dtype = dtype
   config.train.batch_size, config.train.ema = 1, "none"
   views = VIEWS.get(row, (2, config.train.target_views))
   config.model.input_views, config.train.target_views = views
   program = programs.build(config, row)
-  needed = compilation.bytes_needed(program.compiled) / 1e9
+  needed = memory.of_program(program.compiled) / 1e9
   return program.run, {"compiled_gb": needed}
 
 

@@ -25,10 +25,10 @@ from absl import app
 from absl import flags
 
 from genvs_jax.checkpointing import pretrained
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
 from genvs_jax.evaluation import protocol
 from genvs_jax.images import metrics
-from genvs_jax.models import pixels as image_ops
+from genvs_jax.models import pipeline
 from genvs_jax.sampling import view_synthesis
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Trained workdir.")
@@ -72,7 +72,7 @@ def measure(results: dict, path: pathlib.Path) -> None:
       " another --output"
     )
   model, config = loaded.model, loaded.config
-  records = loading.load_split(config, _CHECKPOINT.value, "validation")
+  records = datasets.load_split(config, _CHECKPOINT.value, "validation")
   count = min(_SCENES.value, len(records))
   scenes = [protocol.load_scene(config, records, i) for i in range(count)]
   variables = jax.tree.map(lambda x: x.addressable_data(0), loaded.variables)
@@ -130,7 +130,7 @@ def build_score(truth: np.ndarray, mask: np.ndarray | None):
 
   def score(pictures):
     # As a viewer sees them: rounded to 8 bits.
-    drawn = image_ops.to_unit(jnp.round(pictures * 255) / 255, (0.0, 1.0))
+    drawn = pipeline.to_unit(jnp.round(pictures * 255) / 255, (0.0, 1.0))
     scores = {
       "psnr": jnp.mean(metrics.psnr(drawn, truth)),
       "ssim": jnp.mean(metrics.ssim(drawn, truth)),

@@ -24,11 +24,11 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
-from genvs_jax.data import loading
-from genvs_jax.runtime import memory
-from genvs_jax.training import compilation
+from genvs_jax.data import datasets
+from genvs_jax.runtime import cpu
 from genvs_jax.training import loop
-from genvs_jax.training import progress
+from genvs_jax.training import timing
+from genvs_jax.training import train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "An empty folder.")
@@ -40,19 +40,19 @@ def main(argv):
   del argv
   config = _CONFIG.value
   config.train.steps = STEPS
-  config.train.sheet_every = SHEET_EVERY
+  config.train.image_grid_every = SHEET_EVERY
   config.checkpoint.every = CHECKPOINT_EVERY
-  loading.prepare(config, _WORKDIR.value)
-  memory.keep_freed()
+  datasets.prepare(config, _WORKDIR.value)
+  cpu.keep_freed_memory()
   if _STUB.value:
-    compilation.compile_step = compile_stub
+    train_step.compile_step = compile_stub
   loop.train_and_evaluate(config, _WORKDIR.value)
   text = (pathlib.Path(_WORKDIR.value) / "metrics.jsonl").read_text()
   print(table([json.loads(line) for line in text.splitlines()]))
 
 
 def compile_stub(config, model, mesh, state):
-  """In place of `compilation.compile_step`."""
+  """In place of `train_step.compile_step`."""
   del config, model, mesh, state
 
   def step(state, batch):
@@ -67,7 +67,7 @@ def compile_stub(config, model, mesh, state):
 def table(lines: list[dict]) -> str:
   """Seconds and shares, from the metrics of a run."""
   total = paused = 0.0
-  spent = dict.fromkeys(progress.SPANS, 0.0)
+  spent = dict.fromkeys(timing.SPANS, 0.0)
   for before, line in itertools.pairwise(lines):
     seconds = (line["step"] - before["step"]) / line["steps_per_second"]
     total += seconds

@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 from absl import flags
 
+from genvs_jax.runtime import cpu
+from genvs_jax.runtime import memory
+
 DTYPES = ("float32", "bfloat16")
 GRACE = 20  # seconds for what is under way when a time is over
 _START = 600  # seconds in which a device has to start and show its rates
@@ -174,10 +177,8 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
     seconds: ... fewer (but one) if they would take longer than this.
   """
   from benchmarks import programs  # noqa: PLC0415  (JAX only in a child)
-  from genvs_jax.runtime import memory  # noqa: PLC0415
-  from genvs_jax.training import compilation  # noqa: PLC0415
 
-  memory.keep_freed()  # as launch.py does
+  cpu.keep_freed_memory()  # as launch.py does
   begin = time.perf_counter()
   program = programs.build(load_config(spec), spec.program)
   setup = time.perf_counter() - begin - program.compile_seconds
@@ -192,7 +193,7 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
     "devices": program.devices,
     "xla_operations": costs.get("flops"),
     "xla_bytes": costs.get("bytes accessed"),
-    "compiled_gib": compilation.bytes_needed(program.compiled) / 2**30,
+    "compiled_gib": memory.of_program(program.compiled) / 2**30,
     "peak_gib": peak,
   }
 
@@ -262,9 +263,7 @@ def measure_peaks(size: int | None) -> dict[str, float]:
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
 
-  from genvs_jax.runtime import memory  # noqa: PLC0415
-
-  memory.keep_freed()
+  cpu.keep_freed_memory()
   size = size or (4096 if jax.default_backend() == "cpu" else 8192)
   found = {}
 

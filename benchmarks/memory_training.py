@@ -11,14 +11,16 @@ import numpy as np
 
 from benchmarks import measuring
 from benchmarks import memory_scenes
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
-from genvs_jax.images import metrics as metrics_ops
-from genvs_jax.images import pictures
-from genvs_jax.models import pipeline
+from genvs_jax.images import encoding
+from genvs_jax.images import metrics
+from genvs_jax.models import builders
+from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
+from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import compilation
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 _VIEWS = 24  # of a scene
 _HELD_OUT = 8  # scenes that are scored and drawn
@@ -46,23 +48,23 @@ def train(
   mesh = sharding.make_mesh(
     replicas=config.mesh.replicas, shards=config.mesh.shards
   )
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   checkpointer = checkpoints.Checkpointer(
     f"{scratch}/checkpoints", keep_every=10**9
   )
-  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   if checkpointer.steps():
     state = checkpointer.restore(
       checkpointer.steps()[-1], checkpoints.abstract_like(abstract, shardings)
     )
   else:
-    state = train_state.init_on_devices(config, model, shardings)
+    state = train_step.init_on_devices(config, model, shardings)
   first_step = step = int(state.step)
   scenes = _scenes(pathlib.Path(scratch), "train", count, model.image_size)
   held_out = _scenes(pathlib.Path(scratch), "val", _HELD_OUT, model.image_size)
   score = _Score(config, model, held_out, pathlib.Path(output), first_step)
-  train_step, _ = compilation.compile_step(config, model, mesh, state)
+  step_fn, _ = train_step.compile_step(config, model, mesh, state)
   batches = memory_scenes.batches(
     scenes,
     config.train.batch_size,
@@ -79,12 +81,12 @@ def train(
       jax.block_until_ready(state)
       score.seconds += time.time() - begin
       score(step, state, {"loss": float(under_way[-1]["loss"])})
-      checkpointer.save(step, state, checkpoints.config_to_dict(config))
+      checkpointer.save(step, state, config_fields.to_dict(config))
       saved, begin = step, time.time()
     if over:
       break
     batch = sharding.to_devices(next(batches), mesh, config.train.batch_size)
-    state, metrics = train_step(state, batch)
+    state, metrics = step_fn(state, batch)
     under_way.append(metrics)
     step += 1
     if len(under_way) > _UNDER_WAY:
@@ -124,7 +126,7 @@ class _Score:
     lines = [line for line in lines if json.loads(line)["step"] <= step]
     self._curve.write_text("".join(f"{line}\n" for line in lines))
     self.seconds = json.loads(lines[-1])["seconds"] if lines else 0.0
-    self._weights = config.sampler.weights
+    self._params = config.sampler.params
     self._images = scenes.images[:, : views + 1]
     self._inputs = {
       "images": scenes.images[:, :views],
@@ -141,7 +143,7 @@ class _Score:
     self._draw = view_synthesis.build_synthesize(config, model)
 
   def __call__(self, step: int, state, values: dict[str, float]) -> None:
-    variables = train_state.sampling_variables(state, self._weights)
+    variables = state.variables(self._params)
     drawn = self._draw(variables, self._inputs, self._poses, self._keys)
     truth = self._images[:, -1] / np.float32(255)
     line = {"step": step, "seconds": self.seconds, **values}
@@ -149,16 +151,13 @@ class _Score:
       ("psnr_render", drawn.rgb),
       ("psnr_sample", drawn.sample),
     ):
-      scores = metrics_ops.psnr(pictures_of[:, 0], truth)
+      scores = metrics.psnr(pictures_of[:, 0], truth)
       line[name] = float(jnp.mean(scores))
     with self._curve.open("a") as file:
       file.write(json.dumps(line) + "\n")
-    sheet = view_synthesis.training_sheet(
-      {"images": self._images, "scene": self._index},
-      drawn,
-      self._frustum.near,
-      self._frustum.far,
+    grid = view_grids.scene_grid(
+      self._index, self._images, drawn, self._frustum.near, self._frustum.far
     )
-    name = "sheet_last.png" if step else "sheet_first.png"
-    pictures.save_png(self._output / name, sheet)
+    name = "grid_last.png" if step else "grid_first.png"
+    files.write_whole(self._output / name, encoding.png(grid))
     print(json.dumps(line), flush=True)

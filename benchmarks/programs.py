@@ -24,12 +24,13 @@ import numpy as np
 
 from benchmarks import memory_scenes
 from genvs_jax.geometry import rendering
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import compilation
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 from tfds_srn import synthetic
 
 NAMES = ("encoder", "render", "denoiser", "step", "frame")
@@ -55,7 +56,7 @@ class Program(NamedTuple):
 
 def build(config, name: str) -> Program:
   """One of the programs above."""
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   if name == "step":
     return _build_step(config, model)
   part = name.removesuffix("_gradient")
@@ -69,7 +70,7 @@ def build(config, name: str) -> Program:
   variables = _init(model, parts)
   if name != part:
     function = _gradient(function)
-  options = compilation.options(jax.default_backend())
+  options = cpu.gradient_options(jax.default_backend())
   begin = time.perf_counter()
   traced = jax.jit(
     function, compiler_options=options if name != part else None
@@ -105,13 +106,13 @@ def _build_step(config, model: pipeline.Model) -> Program:
   mesh = sharding.make_mesh(
     replicas=config.mesh.replicas, shards=config.mesh.shards
   )
-  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
-  state = train_state.init_on_devices(
+  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  state = train_step.init_on_devices(
     config, model, sharding.split_state(mesh, abstract)
   )
   jax.block_until_ready(state)
   begin = time.perf_counter()
-  compiled, operations = compilation.compile_step(config, model, mesh, state)
+  compiled, operations = train_step.compile_step(config, model, mesh, state)
   seconds = time.perf_counter() - begin
   batch = sharding.to_devices(
     random_batch(config), mesh, config.train.batch_size
@@ -126,7 +127,7 @@ def _build_step(config, model: pipeline.Model) -> Program:
 
 
 def _init(model: pipeline.Model, parts: tuple[str, ...]):
-  # A long program that runs once, see `train_state.init_on_devices`.
+  # A long program that runs once, see `train_step.init_on_devices`.
   options = {"xla_backend_optimization_level": 0}
   return jax.jit(
     lambda: pipeline.init_variables(model, jax.random.key(0), parts),

@@ -33,8 +33,8 @@ from benchmarks import measuring
 from benchmarks import programs
 from configs import cars64
 from genvs_jax.geometry import rendering
+from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
-from genvs_jax.training import compilation
 
 PARTS = ("lookup", "passes", "chunks", "storing")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")
@@ -49,7 +49,7 @@ SIZE, CHANNELS = 64, 16
 
 def main(argv):
   del argv
-  memory.keep_freed()
+  cpu.keep_freed_memory()
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
   measure = {
     "lookup": measure_lookup,
@@ -75,7 +75,7 @@ def in_turns(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def program(function, *arguments) -> Callable[[], object]:
-  options = compilation.options(jax.default_backend())
+  options = cpu.gradient_options(jax.default_backend())
   jitted = jax.jit(function, compiler_options=options)
   compiled = jitted.lower(*arguments).compile()
   return lambda: compiled(*arguments)
@@ -216,7 +216,7 @@ def evaluate_twice(field, origins, directions, near, far, counts, uniforms):
 
 
 def weigh_sorted(first_density, first, second_density, second, last_interval):
-  """`rendering.compositing_weights_of_both` by sorting, there and back."""
+  """`rendering.merged_compositing_weights` by sorting, there and back."""
   distances = jnp.concatenate([first, second], -1)
   density = jnp.concatenate([first_density, second_density], -1)
   order = jnp.argsort(distances, -1)
@@ -277,7 +277,7 @@ def _table(title: str, built: dict[str, programs.Program]) -> str:
   ]
   seconds = in_turns({name: p.run for name, p in built.items()})
   for name, one in built.items():
-    mib = compilation.bytes_needed(one.compiled) / 2**20
+    mib = memory.of_program(one.compiled) / 2**20
     lines.append(f"| {name} | {1e3 * seconds[name]:.0f} | {mib:.0f} |")
   return "\n".join(lines)
 

@@ -23,11 +23,11 @@ from ml_collections import config_flags
 
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.geometry import camera_paths
-from genvs_jax.models import pipeline
+from genvs_jax.models import builders
 from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import rollouts
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
 
@@ -47,9 +47,9 @@ def main(argv):
     loaded = pretrained.load(_CHECKPOINT.value)
     model, variables = loaded.model, loaded.variables
   else:
-    model = pipeline.build_model(config)
-    state = train_state.init_on_devices(config, model)
-    variables = train_state.sampling_variables(state, "params")
+    model = builders.build_model(config)
+    state = train_step.init_on_devices(config, model)
+    variables = state.variables("raw")
   variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
   print(f"device  {jax.devices()[0].device_kind}")
   parts = {"steps": time_steps, "frames": time_frames, "drift": show_drift}
@@ -94,7 +94,7 @@ def show_drift(config, model, variables) -> None:
   def draw(scenes: int, devices: int) -> np.ndarray:
     mesh = sharding.make_mesh(jax.devices()[:devices])
     split = sharding.split_batch(mesh)
-    rollout = rollouts.Rollout(
+    rollout = rollouts.build_rollout(
       config, model, place=lambda tree: jax.device_put(tree, split)
     )
     placed = jax.device_put(variables, sharding.replicated(mesh))
@@ -120,7 +120,7 @@ def show_drift(config, model, variables) -> None:
 
 def timed_rollout(config, model, variables, count: int):
   """Seconds of each frame of an orbit of one scene, and the rollout."""
-  rollout = rollouts.Rollout(config, model)
+  rollout = rollouts.build_rollout(config, model)
   poses = np.asarray(camera_paths.orbit(count, 30.0, 1.3))
   times, begin = [], time.perf_counter()
   for _ in rollout.run(variables, random_inputs(config, 1), poses, 0):

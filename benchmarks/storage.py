@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import measuring
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
+from genvs_jax.data import datasets
 from genvs_jax.data import loading
-from genvs_jax.models import pipeline
+from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 
 def time_data(name: str, data_dir: str) -> dict:
@@ -30,8 +32,8 @@ def time_data(name: str, data_dir: str) -> dict:
   )
   with tempfile.TemporaryDirectory() as folder:
     config.data.data_dir = data_dir or folder
-    loading.prepare(config, "")
-    records = Repeated(loading.load_split(config, "", "train"), 50)
+    datasets.prepare(config, "")
+    records = Repeated(datasets.load_split(config, "", "train"), 50)
     rates = {}
     for label, threads in (("one", 1), ("all", config.data.threads)):
       config.data.threads = threads
@@ -73,15 +75,15 @@ def time_checkpoint(name: str, repeats: int) -> dict:
 
 
 def _save_and_restore(config, folder: str, repeats: int) -> dict:
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   mesh = sharding.make_mesh(
     replicas=config.mesh.replicas, shards=config.mesh.shards
   )
-  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
-  state = train_state.init_on_devices(config, model, shardings)
+  state = train_step.init_on_devices(config, model, shardings)
   jax.block_until_ready(state)
-  values = checkpoints.config_to_dict(config)
+  values = config_fields.to_dict(config)
   waits, saves, restores = [], [], []
   for step in range(1, repeats + 1):
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,32 +1,26 @@
-"""Every field of a run, with its default, unit and meaning.
+"""Every field of a run, with a neutral default, its unit and its meaning.
 
-The other files of this folder override fields of this one and add none. Any
-field can be set on the command line: `--config.train.steps=1000`.
+The sections follow the pipeline: scenes, networks, rendering, diffusion, what
+is minimised and how, checkpoints and their use, the machine. The other files
+of this folder are recipes: they set fields of this one and add none. Any field
+can be set on the command line, `--config.train.steps=1000`. What each field
+decides (what the weights mean, how a run trains, what is drawn ...) stands in
+`genvs_jax/config_fields.py`.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The full-size recipe at 64x64 on SRN cars; see `cars64.py`."""
+  """The schema; see `cars64.py` for the flagship recipe."""
   config = ml_collections.ConfigDict()
   config.seed = 0  # of initialisation, data order and all noise
   # What `launch.py` does, in this order, when --mode is not given.
   config.modes = ("train",)
 
-  # Compiled programs are kept for the next start. "auto" is the user's cache
-  # folder ($XDG_CACHE_HOME or ~/.cache)/genvs_jax, "" keeps none;
-  # $JAX_COMPILATION_CACHE_DIR, if set, goes before it.
-  config.compilation_cache = "auto"
-  config.compilation_cache_gib = 4.0  # the least recently used are deleted
-
-  # The devices are R x S: the state has R copies, each spread over S devices.
-  mesh = config.mesh = ml_collections.ConfigDict()
-  mesh.replicas = 0  # R; 0 for all devices / S
-  mesh.shards = 1  # S; all devices for the least memory on each
-
+  # Scenes and their views.
   data = config.data = ml_collections.ConfigDict()
-  data.dataset = "cars"  # cars, chairs, synthetic_cars or folder
+  data.dataset = "folder"  # cars, chairs, synthetic_cars or folder
   # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
   # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.
   data.data_dir = ""
@@ -50,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
   synthetic.image_size = 128  # pixels
   synthetic.seed = 0
 
+  # The three networks: encoder, radiance field, denoiser.
   model = config.model = ml_collections.ConfigDict()
   model.image_size = 64  # H = W in pixels, a multiple of 32
   # How stored images become that size: area, bicubic or stride (every n-th
@@ -89,9 +84,10 @@ def get_config() -> ml_collections.ConfigDict:
   denoiser.embedding = 256  # width of the conditioning vector
   denoiser.conditional = True  # takes feature images; False draws any object
   denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
-  denoiser.augmentation = True  # ddpmpp only: takes the augmentation vector
+  denoiser.augmentation = True  # ddpmpp only: takes the augmentation labels
   denoiser.remat = False  # as encoder.remat
 
+  # The volume that an input view is lifted to, in front of its camera.
   frustum = config.frustum = ml_collections.ConfigDict()
   frustum.kind = "near_far"  # or unit_cube, the reference's
   frustum.near = 0.8  # world units; unit_cube ignores near and far
@@ -99,10 +95,11 @@ def get_config() -> ml_collections.ConfigDict:
   frustum.min_near = 0.5  # unit_cube: rays start no nearer than this
   frustum.flip_input = False  # encoder sees the image upside down (reference)
 
+  # The feature image of a target view.
   rendering = config.rendering = ml_collections.ConfigDict()
   rendering.size = 64  # h = w in pixels of the feature render
   rendering.coarse_samples = 64  # per ray
-  rendering.fine_samples = 64  # per ray, where the first pass found something
+  rendering.fine_samples = 64  # per ray, where the first pass met something
   rendering.rays_per_chunk = 1024  # per scene, bounds memory; 0 = all at once
   rendering.upsampling = "bilinear"  # of the features; the reference: nearest
 
@@ -114,17 +111,18 @@ def get_config() -> ml_collections.ConfigDict:
   diffusion.log_std = 1.4
   # Where mean and std move to: ((step, mean, std), ...), linear in between.
   # The reference went from (1.0, 1.4) to (0.5, 1.4) to (-1.2, 1.2).
-  diffusion.moves = ()
+  diffusion.schedule = ()
   # What dropped features become: "normal" noise, or "uniform" (reference).
-  diffusion.unconditional = "normal"
+  diffusion.null_noise = "normal"
 
+  # What a train step minimises.
   objective = config.objective = ml_collections.ConfigDict()
   # joint, nerf (encoder and field alone) or diffusion (the denoiser alone)
   objective.name = "joint"
   objective.denoising = 1.0  # weight of the denoising loss
   # "learned": the network's log-variance weighs noise levels; "edm": EDM's
   # weights, which are plain squared error of the preconditioned network.
-  objective.weights = "learned"
+  objective.weighting = "learned"
   objective.rgb = 1.0  # of the squared error of the first three channels
   objective.rgb_input = 0.0  # the same for the first input view, if above 0
   # The first input view is rendered for the opacity and depth losses too, as
@@ -133,7 +131,7 @@ def get_config() -> ml_collections.ConfigDict:
   objective.opacity = 0.001  # of the mean opacity
   # Of opacity times the squared distance between the expected depth and the
   # camera's distance from the origin.
-  objective.depth = 0.0
+  objective.depth_prior = 0.0
   # Of the squared difference between the render and one from the last input
   # view alone, which takes no gradient; needs 2 input views. (The reference
   # encodes the target view for it; we compare views that are encoded anyway.)
@@ -142,40 +140,14 @@ def get_config() -> ml_collections.ConfigDict:
   # Poses are made relative to the first view; matters to unit_cube, whose
   # cube then turns with that camera (reference).
   objective.first_view_world = False
-  # Share of examples whose target and features are warped and told so, ...
+  # Share of examples whose target and features are warped, with labels for
+  # the denoiser, ...
   objective.augmentation = 0.0
   # ... and the probability of each kind of warp in them; half are mirrored.
-  objective.augmentation_kinds = 0.1
+  objective.augmentation_probability = 0.1
   objective.input_noise_probability = 0.5  # per input image
   objective.input_noise_max = 1.0  # std ~ U(0, max), ImageNet-normalised units
   objective.conditioning_dropout = 0.1  # features -> noise, per example
-
-  # Checkpoints (workdirs, or folders in them) that parts start from; "" starts
-  # fresh. Used by a run that has no checkpoint of its own yet.
-  init_from = config.init_from = ml_collections.ConfigDict()
-  init_from.encoder = ""
-  init_from.field = ""
-  init_from.denoiser = ""
-  init_from.weights = "ema"  # or params, the raw weights
-
-  train = config.train = ml_collections.ConfigDict()
-  train.steps = 500_000
-  train.batch_size = 32  # scenes per step over all devices
-  train.target_views = 1  # T per scene
-  # Pieces that a batch is computed in, one after another, to save memory.
-  train.accumulation = 1
-  # Updates in a row that may be left out because the gradient is not finite;
-  # the run then stops and saves the batch for debugging.
-  train.max_skipped = 10
-  train.log_every = 100  # steps
-  train.sheet_every = 5_000  # steps between sheets of pictures
-  train.sheet_scenes = 4  # rows of a sheet
-  train.profile = ()  # (first, last) step to record with jax.profiler
-  train.ema = "half_life"  # or inverse_power, k-diffusion's, or none
-  train.ema_half_life = 500_000  # images
-  train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
-  train.ema_power = 2 / 3  # inverse_power: decay 1 - (1 + steps)^-power ...
-  train.ema_max_decay = 0.9999  # ... and at most this
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part
@@ -193,11 +165,37 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.weight_decay = 1e-2  # decoupled, times the learning rate
   optimizer.clip_norm = 1.0  # of the gradient over all parts
 
+  # Checkpoints (workdirs, or folders in them) that parts start from; "" starts
+  # fresh. Used by a run that has no checkpoint of its own yet.
+  init_from = config.init_from = ml_collections.ConfigDict()
+  init_from.encoder = ""
+  init_from.field = ""
+  init_from.denoiser = ""
+  init_from.params = "ema"  # the averaged parameters, or "raw"
+
+  train = config.train = ml_collections.ConfigDict()
+  train.steps = 500_000
+  train.batch_size = 32  # scenes per step over all devices
+  train.target_views = 1  # T per scene
+  # Pieces that a batch is computed in, one after another, to save memory.
+  train.accumulation = 1
+  # Updates in a row that may be left out because the gradient is not finite;
+  # the run then stops and saves the batch for debugging.
+  train.max_skipped = 10
+  train.ema = "half_life"  # or inverse_power, k-diffusion's, or none
+  train.ema_half_life = 500_000  # images
+  train.ema_ramp_up = 0.05  # half-life is at most this share of images seen
+  train.ema_power = 2 / 3  # inverse_power: decay 1 - (1 + steps)^-power ...
+  train.ema_max_decay = 0.9999  # ... and at most this
+  train.log_every = 100  # steps
+  train.image_grid_every = 5_000  # steps between grids of pictures
+  train.image_grid_scenes = 4  # rows of a grid
+  train.profile = ()  # (first, last) step to record with jax.profiler
+
   checkpoint = config.checkpoint = ml_collections.ConfigDict()
   checkpoint.every = 5_000  # steps
   checkpoint.keep_latest = 2
   checkpoint.keep_every = 100_000  # steps; these are never deleted
-
   # The best by this validation score is kept too: psnr_render (highest),
   # denoising_error (lowest), auto (the first that the objective has) or ""
   checkpoint.best_metric = "auto"
@@ -207,6 +205,7 @@ def get_config() -> ml_collections.ConfigDict:
   validation.scenes = 8  # 0 for none
   validation.sigmas = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # noise levels
 
+  # How a view is drawn.
   sampler = config.sampler = ml_collections.ConfigDict()
   # The choice of these three: docs/performance.md.
   sampler.name = "euler"  # or heun, dpmpp_2m
@@ -216,7 +215,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Of euler and heun: gamma per step, at most sqrt(2)-1; 0 = deterministic.
   sampler.churn = 0.4
   sampler.noise_scale = 1.003  # of the noise that churn adds
-  sampler.weights = "ema"  # or params, the raw weights
+  sampler.params = "ema"  # the averaged parameters, or "raw"
   # Classifier-free guidance: 1 is none (one network evaluation instead of two).
   sampler.guidance = 1.0
   sampler.guidance_interval = (0.0, 1000.0)  # the sigmas at which it acts
@@ -234,6 +233,7 @@ def get_config() -> ml_collections.ConfigDict:
   rollout.bank_gib = 4.0
   rollout.bank_dtype = "float32"  # or bfloat16
 
+  # --mode=sample.
   sample = config.sample = ml_collections.ConfigDict()
   sample.split = "validation"
   sample.scene = 0  # index in the split
@@ -245,10 +245,9 @@ def get_config() -> ml_collections.ConfigDict:
   sample.frames = 40
   sample.elevation = 30.0  # degrees, of the orbit
   sample.fps = 12
-  # Pictures of any objects besides, without an input view; a denoiser alone
-  # draws 8.
+  # Samples without an input view, of any object; a denoiser alone draws 8.
   sample.unconditional = 0
-  sample.progress = ()  # frames whose way from noise is filmed: (0,)
+  sample.trajectories = ()  # frames whose denoising is filmed: (0,)
   # Of --export=ply. The mesh is where the field's density crosses a level, per
   # world unit; 0 takes the median density at the points of the depth.
   sample.mesh_resolution = 128  # points along each side
@@ -264,18 +263,19 @@ def get_config() -> ml_collections.ConfigDict:
   photos.distance = 0.0  # world units
   photos.fov = 0.0  # degrees, horizontal
 
-  # Defaults are the protocol of SRN cars: one view in, all others out.
+  # --mode=evaluate. Defaults are the protocol of SRN cars: one view in, all
+  # others out.
   evaluate = config.evaluate = ml_collections.ConfigDict()
   evaluate.split = "test"
   evaluate.scenes = 0  # the first ones; 0 = all
-  # Indices of the views given. Two views: (64, 104) in pixelNeRF, (64, 128) in
+  # Indices of the input views. Two views: (64, 104) in pixelNeRF, (64, 128) in
   # Splatter Image.
   evaluate.input_views = (64,)
   # What is scored: "others", all other views; "pixelnerf", its subset of
   # eleven; "spread", some spread over the sphere.
   evaluate.targets = "others"
-  evaluate.spread = 8  # of "spread": how many, and how many degrees they are
-  evaluate.min_angle = 30.0  # away from every input view
+  evaluate.spread_views = 8  # of "spread": how many, and how many degrees
+  evaluate.min_angle = 30.0  # they are away from every input view
   evaluate.samples = 1  # k: the table shows one, the mean and the best of k
   # Also the mean training image, the nearest input view copied, and renders
   # from another scene's input.
@@ -285,8 +285,18 @@ def get_config() -> ml_collections.ConfigDict:
   evaluate.pictures = False  # keep what was scored, in pixelNeRF's layout
   # Folder of converted LPIPS, DISTS and FID weights; "auto" is the user's cache
   # folder. Metrics without weights are left out.
-  evaluate.weights = "auto"
+  evaluate.metric_weights = "auto"
   evaluate.batch_size = 8  # scenes at a time, over the devices
   evaluate.batch_views = 8  # target views of each at a time
 
+  # The devices are R x S: the state has R copies, each spread over S devices.
+  mesh = config.mesh = ml_collections.ConfigDict()
+  mesh.replicas = 0  # R; 0 for all devices / S
+  mesh.shards = 1  # S; all devices for the least memory on each
+
+  # Compiled programs are stored for the next start. "auto" is the user's cache
+  # folder ($XDG_CACHE_HOME or ~/.cache)/genvs_jax, "" stores none;
+  # $JAX_COMPILATION_CACHE_DIR, if set, goes before it.
+  config.compilation_cache = "auto"
+  config.compilation_cache_gib = 4.0  # the least recently used are deleted
   return config

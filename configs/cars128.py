@@ -4,11 +4,11 @@ Start it from a cars64 run: --config.init_from.encoder=DIR, .field=DIR and
 .denoiser=DIR.
 """
 
-from configs import base
+from configs import cars64
 
 
 def get_config():
-  config = base.get_config()
+  config = cars64.get_config()
   config.model.image_size = 128
   # The outermost level is as wide as that of 64 pixels, which becomes the
   # second.
@@ -16,7 +16,7 @@ def get_config():
   config.model.denoiser.depths = (2, 2, 2, 4, 4)
   config.model.denoiser.attention = (False, False, False, True, True)
   # Stage 5, lower noise, comes by itself.
-  config.diffusion.moves = (
+  config.diffusion.schedule = (
     (100_000, 1.0, 1.4),
     (150_000, 0.5, 1.4),
     (300_000, 0.5, 1.4),

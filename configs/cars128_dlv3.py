@@ -14,6 +14,6 @@ def get_config():
   config.model.encoder.norm = "frozen"
   config.diffusion.log_mean = -1.2
   config.diffusion.log_std = 1.2
-  config.diffusion.moves = ()
+  config.diffusion.schedule = ()
   config.optimizer.denoiser_rate = 1e-5
   return config

@@ -27,14 +27,14 @@ def get_config():
   config.train.steps = 8
   config.train.batch_size = 4
   config.train.log_every = 1
-  config.train.sheet_every = 8
-  config.train.sheet_scenes = 2
+  config.train.image_grid_every = 8
+  config.train.image_grid_scenes = 2
   config.checkpoint.every = 4
   config.sampler.steps = 3
   config.rollout.policy = "reference"
   config.sample.frames = 3
   config.evaluate.scenes = 3
-  config.evaluate.spread = 2
+  config.evaluate.spread_views = 2
   config.evaluate.samples = 2
   config.evaluate.batch_size = 2
   return config

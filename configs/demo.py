@@ -4,11 +4,11 @@ Writes synthetic cars, builds the dataset, trains, scores scenes never seen
 and draws a turntable. Everything lands under --workdir.
 """
 
-from configs import base
+from configs import cars64
 
 
 def get_config():
-  config = base.get_config()
+  config = cars64.get_config()
   config.modes = ("prepare", "train", "evaluate", "sample")
 
   config.data.dataset = "synthetic_cars"
@@ -42,7 +42,7 @@ def get_config():
   config.train.steps = 4_000
   config.train.batch_size = 8
   config.train.log_every = 100
-  config.train.sheet_every = 2_000
+  config.train.image_grid_every = 2_000
   config.train.ema_half_life = 1_000
   config.objective.rgb = 30.0
   config.objective.opacity = 0.03

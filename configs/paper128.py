@@ -4,11 +4,11 @@ DeepLabV3+ without norms, features pooled over the views before the MLP, EDM's
 DDPM++, images in [-1,1], the denoising loss alone, deterministic Heun.
 """
 
-from configs import base
+from configs import cars64
 
 
 def get_config():
-  config = base.get_config()
+  config = cars64.get_config()
   config.model.image_size = 128
   config.model.image_range = (-1.0, 1.0)
   config.model.input_views = 3
@@ -27,7 +27,7 @@ def get_config():
 
   config.diffusion.log_mean = -1.0
   config.diffusion.log_std = 1.4
-  config.objective.weights = "edm"
+  config.objective.weighting = "edm"
   config.objective.rgb = 0.0
   config.objective.opacity = 0.0
   # In [-1,1] units up to 0.5, which is about 1.1 after normalising.

@@ -4,7 +4,7 @@ Converted checkpoints of it carry this config. What the reference does by
 mistake is repaired; what its weights were trained with is kept.
 """
 
-from configs import base
+from configs import cars64
 
 _SCENES = 2212  # 90 % of cars_train
 _BATCH = 32  # 16 micro-batches of 2
@@ -12,7 +12,7 @@ STEPS_PER_EPOCH = _SCENES // _BATCH
 
 
 def get_config():
-  config = base.get_config()
+  config = cars64.get_config()
   config.model.image_size = 128
   config.model.field.skip = False
   config.model.denoiser.channels = (128, 128, 256, 512, 512)
@@ -22,7 +22,7 @@ def get_config():
   config.frustum.flip_input = True
   config.rendering.upsampling = "nearest"
   config.diffusion.log_mean = 0.5
-  config.diffusion.unconditional = "uniform"
+  config.diffusion.null_noise = "uniform"
 
   config.objective.rgb_input = 0.01
   config.objective.first_view_world = True

@@ -15,7 +15,7 @@ def get_config():
   config.diffusion.log_std = 1.2
   config.objective.rgb_input = 0.0
   config.objective.render_input = True
-  config.objective.depth = 1.0
+  config.objective.depth_prior = 1.0
   config.objective.augmentation = 0.5
   config.train.steps = 8180 * reference128.STEPS_PER_EPOCH
   config.optimizer.denoiser_rate = 1e-5

@@ -16,6 +16,27 @@ A batch is `images` u8 [B,N,H,W,3], `poses` f32 [B,N,4,4], `intrinsics` f32
 
 There is one camera convention inside: OpenCV camera-to-world (x right, y
 down, z into the scene), which is also SRN's. Others are converted at the edge.
+
+The modules that a user of a trained model needs can be imported from here:
+`from genvs_jax import pretrained`; the others lie in their folders.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+  "camera_paths": "genvs_jax.geometry.camera_paths",
+  "pipeline": "genvs_jax.models.pipeline",
+  "pretrained": "genvs_jax.checkpointing.pretrained",
+  "rollouts": "genvs_jax.sampling.rollouts",
+  "view_synthesis": "genvs_jax.sampling.view_synthesis",
+}
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public module at its first use."""
+  if name not in _PUBLIC:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return importlib.import_module(_PUBLIC[name])

@@ -22,10 +22,10 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 from configs import debug  # noqa: E402
-from genvs_jax.data import loading  # noqa: E402
-from genvs_jax.models import pipeline  # noqa: E402
+from genvs_jax.data import datasets  # noqa: E402
+from genvs_jax.models import builders  # noqa: E402
 from genvs_jax.training import loop  # noqa: E402
-from genvs_jax.training import train_state  # noqa: E402
+from genvs_jax.training import train_step  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 _errors: list[tuple] = []
@@ -93,7 +93,7 @@ def compilation_cache(shared_folder):
 def debug_workdir(tmp_path_factory) -> str:
   """A workdir with the debug dataset prepared."""
   workdir = str(tmp_path_factory.mktemp("debug"))
-  loading.prepare(debug.get_config(), workdir)
+  datasets.prepare(debug.get_config(), workdir)
   return workdir
 
 
@@ -102,7 +102,7 @@ def debug_config(debug_workdir):
   """configs/debug.py on the shared dataset, without pictures and scores."""
   config = debug.get_config()
   config.data.data_dir = f"{debug_workdir}/data"
-  config.train.sheet_scenes = 0
+  config.train.image_grid_scenes = 0
   config.validation.scenes = 0
   config.train.batch_size = 8
   return config
@@ -133,10 +133,10 @@ def drawing(debug_workdir):
   """(config, model, variables) of debug whose denoiser is not zero."""
   config = debug.get_config()
   config.data.data_dir = f"{debug_workdir}/data"
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
+  model = builders.build_model(config)
+  state = train_step.init_on_devices(config, model)
   kernel = state.params["denoiser"]["output"]["kernel"]
   state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
     jax.random.key(0), kernel.shape
   )
-  return config, model, train_state.sampling_variables(state, "params")
+  return config, model, state.variables("raw")

@@ -1,4 +1,4 @@
-"""Imports go one way between folders; training needs no TensorFlow, no torch."""
+"""Imports go one way between folders; no TensorFlow, no torch at run time."""
 
 import ast
 import importlib
@@ -9,14 +9,15 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "genvs_jax"
 
-# A folder may import those of lower floors. `config_fields` is a module beside
-# the folders.
+# A folder may import those of lower floors. `config_fields` and `modes` are
+# modules beside the folders.
 FLOORS = (
   ("geometry", "diffusion", "images", "runtime", "config_fields"),
   ("models", "data"),
   ("checkpointing", "sampling"),
   ("training", "evaluation"),
   ("convert",),
+  ("modes",),
 )
 MOST_MODULES = 12  # in a folder, its __init__ aside
 MOST_LINES = 400  # of a file
@@ -92,7 +93,8 @@ def test_no_tensorflow_and_no_torch_at_run_time():
     if path.name != "__init__.py"
   ]
   script = (
-    f"import sys; sys.modules['torch'] = None; import launch, {', '.join(names)};"
+    "import sys; sys.modules['torch'] = None;"
+    f"import launch, {', '.join(names)};"
     "sys.exit('imported TensorFlow' if 'tensorflow' in sys.modules else 0)"
   )
   done = subprocess.run(

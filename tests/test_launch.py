@@ -54,6 +54,17 @@ def test_ill_typed_fields_are_refused(tmp_path):
   assert "batch_size" in message and "many" in message
 
 
+def test_fields_without_effect_are_refused(tmp_path):
+  message = refused(
+    "--config=configs/debug.py",
+    f"--workdir={tmp_path}",
+    "--config.sampler.name=dpmpp_2m",
+    "--config.sampler.churn=0.2",
+  )
+  assert "sampler.churn has no effect with sampler.name = 'dpmpp_2m'" in message
+  assert "'euler' or 'heun'" in message
+
+
 def test_each_mode_says_which_flags_it_needs():
   assert "--source must be given" in refused("--mode=convert")
   assert "--workdir must be given" in refused("--config=configs/debug.py")
@@ -97,9 +108,9 @@ def test_all_modes_from_an_empty_folder(tmp_path):
   assert (samples / "turntable.mp4").read_bytes()[4:8] == b"ftyp"
   with Image.open(samples / "turntable.gif") as film:
     assert film.n_frames == 3
-  with Image.open(samples / "sheet.png") as sheet:
+  with Image.open(samples / "grid.png") as sheet:
     assert sheet.size[1] == 5 * 98  # input, samples, render, depth, opacity
-  assert len(list((run / "sheets").iterdir())) == 1
+  assert len(list((run / "image_grids").iterdir())) == 1
 
   # A copied checkpoint alone, with another sampler, into another workdir.
   shutil.copytree(run / "checkpoints" / "8", tmp_path / "copy" / "8")
@@ -110,13 +121,28 @@ def test_all_modes_from_an_empty_folder(tmp_path):
     f"--workdir={other}",
     f"--checkpoint={tmp_path}/copy/8",
     f"--config.data.data_dir={run}/data",
-    "--config.model.image_size=64",  # the checkpoint's own model counts
+    "--config.model.dtype=bfloat16",  # how it is used may change
+    "--config.rendering.coarse_samples=6",
     "--config.sampler.name=euler",
     "--config.sampler.churn=0.4",
     "--config.sample.scene=1",
     "--config.sample.frames=2",
   )
   assert (other / "samples" / "validation_0001" / "turntable.mp4").exists()
+  settings = json.loads(
+    (other / "samples" / "validation_0001" / "rollout.json").read_text()
+  )
+  assert settings["model.dtype"] == "bfloat16"
+  assert settings["rendering.coarse_samples"] == 6
+  assert settings["model.image_size"] == 32
+  # What its weights mean may not.
+  message = refused(
+    "--config=configs/debug.py",
+    "--mode=sample",
+    f"--workdir={run}",
+    "--config.model.image_size=64",
+  )
+  assert "model.image_size is 64, but the checkpoint's weights" in message
   message = refused(
     "--config=configs/debug.py",
     "--mode=sample",

@@ -16,7 +16,7 @@ def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
   assert names["estimate"].shape == (1, size, size, 3)
   views = names["views"]
   assert views.sample.shape == views.rgb.shape == (1, 2, size, size, 3)
-  assert views.depth.shape == views.opacity.shape == (1, 2, size, size)
+  assert views.weighted_depth.shape == views.opacity.shape == (1, 2, size, size)
   assert 0 <= views.sample.min() <= views.sample.max() <= 1
   features = names["features"]
   assert np.isfinite(features).all() and features.shape[1:3] == (size, size)

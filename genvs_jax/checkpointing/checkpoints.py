@@ -5,7 +5,6 @@ Saving is asynchronous; an unfinished one is never listed.
 """
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -16,6 +15,9 @@ import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
+
+from genvs_jax import config_fields
+from genvs_jax.runtime import messages
 
 FORMAT_VERSION = 2
 # The oldest whose training can go on; of older ones, the weights can be used.
@@ -28,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpointer:
-  """The checkpoints of one run: newest, best and every n-th are kept.
+  """The checkpoints of one run, of which newest, best and every n-th stay.
 
   Args:
     directory: of the checkpoints, made if missing.
@@ -52,12 +54,12 @@ class Checkpointer:
   ):
     self._best_metric = best_metric
     self._worst = -math.inf if highest_is_best else math.inf
-    kept = [
+    policies: list[checkpoint_managers.PreservationPolicy] = [
       checkpoint_managers.LatestN(keep_latest),
       checkpoint_managers.EveryNSteps(keep_every),
     ]
     if best_metric:
-      kept.append(
+      policies.append(
         checkpoint_managers.BestN(
           get_metric_fn=self._value,
           reverse=not highest_is_best,
@@ -71,7 +73,7 @@ class Checkpointer:
       )
     else:
       options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
         best_fn=self._value if best_metric else None,
       )
@@ -108,7 +110,7 @@ class Checkpointer:
       CheckpointError: if this save or the one before failed, on a full disk
         for example.
     """
-    with self._explained():
+    with self._explain_failure():
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -122,11 +124,11 @@ class Checkpointer:
 
   def check(self) -> None:
     """Raises CheckpointError if a save in the background has failed."""
-    with self._explained():
+    with self._explain_failure():
       self._manager.check_for_errors()
 
   @contextlib.contextmanager
-  def _explained(self) -> Iterator[None]:
+  def _explain_failure(self) -> Iterator[None]:
     """Says in one sentence that a save failed, and what is left."""
     try:
       yield
@@ -136,8 +138,8 @@ class Checkpointer:
       left = f"that of step {steps[-1]} is whole" if steps else "there is none"
       raise CheckpointError(
         f"a checkpoint could not be written to {self._manager.directory}"
-        f" ({_first_line(error)}): make room there and start the same command"
-        f" again; of the older ones, {left}"
+        f" ({messages.first_line(error)}): make room there and start the same"
+        f" command again; of the older ones, {left}"
       ) from error
 
   def set_aside(self, step: int, folder: epath.Path) -> epath.Path:
@@ -218,7 +220,7 @@ class Checkpointer:
         f" {version}, whose training cannot go on: start a new --workdir from"
         " its weights with --config.init_from"
       )
-    return config_from_dict(restored["config"])
+    return config_fields.from_dict(restored["config"])
 
   def wait(self) -> None:
     """Waits for saves under way.
@@ -226,7 +228,7 @@ class Checkpointer:
     Raises:
       CheckpointError: if one of them failed.
     """
-    with self._explained():
+    with self._explain_failure():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
@@ -259,27 +261,11 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
     int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d+", p.name)
   )
   if not steps or (step is not None and step not in steps):
-    found = ", ".join(map(str, steps)) or "none"
+    names = ", ".join(map(str, steps)) or "none"
     wanted = "a checkpoint" if step is None else f"step {step}"
-    raise CheckpointError(f"expected {wanted} in {folder}, found: {found}")
+    raise CheckpointError(f"expected {wanted} in {folder}, found: {names}")
   reader = Checkpointer(str(folder), read_only=True)
   return reader, steps[-1] if step is None else step
-
-
-def config_to_dict(config: ml_collections.ConfigDict) -> dict:
-  """Plain JSON types."""
-  return json.loads(config.to_json())
-
-
-def config_from_dict(values: dict) -> ml_collections.ConfigDict:
-  """The inverse of `config_to_dict`; lists become tuples again."""
-
-  def tuples(value):
-    if isinstance(value, dict):
-      return {k: tuples(v) for k, v in value.items()}
-    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-  return ml_collections.ConfigDict(tuples(values))
 
 
 def abstract_like(state: Any, shardings: Any) -> Any:
@@ -296,9 +282,3 @@ def abstract_like(state: Any, shardings: Any) -> Any:
     state,
     shardings,
   )
-
-
-def _first_line(error: Exception) -> str:
-  """An error's text, as far as it fits into a sentence."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:300]

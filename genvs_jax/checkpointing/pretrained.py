@@ -1,26 +1,28 @@
 """A trained model in three lines, for those who only want to use it.
 
-  from genvs_jax.checkpointing import pretrained, synthesis
+  from genvs_jax import pretrained, view_synthesis
   genvs = pretrained.load("WORKDIR")
-  draw = synthesis.build_synthesize(genvs.config, genvs.model)
+  draw = view_synthesis.build_synthesize(genvs.config, genvs.model)
 
-`genvs.variables` goes into `synthesis.encode_views`, `pipeline.encode`,
+`genvs.variables` goes into `view_synthesis.encode_views`, `pipeline.encode`,
 `pipeline.render_features`, `pipeline.denoise` and `draw` as it is.
 """
 
 import contextlib
-import hashlib
+from typing import Any
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from genvs_jax.checkpointing import checkpoints
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import messages
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_state
+
+# Which parameters to use, and the field of a state that holds them.
+PARAMS = {"ema": "ema", "raw": "params"}
 
 
 class Pretrained(NamedTuple):
@@ -39,45 +41,61 @@ class Pretrained(NamedTuple):
   step: int
 
 
-def load(
-  path: str, step: int | None = None, weights: str = "ema"
-) -> Pretrained:
+def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
   """Loads a checkpoint, without the optimizer's state.
 
   Args:
     path: a workdir, its checkpoints folder, or one checkpoint; local or gs://.
     step: which one, by default the newest.
-    weights: "ema" for the averaged parameters, or "params".
+    params: "ema" for the averaged parameters, or "raw".
 
   Raises:
     CheckpointError: if there is none.
     ValueError: if its config lacks a field that the model needs, or it has no
-      such weights.
+      such parameters.
   """
   checkpointer, step = checkpoints.open_existing(path, step)
   with contextlib.closing(checkpointer):
     config = checkpointer.read_config(step)
-    train_state.check_weights(config, weights)
+    check_params(config, params)
     try:
-      model = pipeline.build_model(config)
+      model = builders.build_model(config)
     except AttributeError as error:
       raise ValueError(
         f"{path}: the checkpoint's config lacks a field ({error}), so an older"
         " version of genvs_jax wrote it: use that version"
       ) from error
-    state = jax.eval_shape(lambda: train_state.init_state(config, model))
-    wanted = {weights: getattr(state, weights), "buffers": state.buffers}
+    # Shapes alone; the state's own names of its two fields.
+    abstract_params, abstract_buffers = jax.eval_shape(
+      lambda: pipeline.split_variables(
+        pipeline.init_variables(
+          model, jax.random.key(0), pipeline.parts_of(config.objective.name)
+        )
+      )
+    )
+    field = PARAMS[params]
+    abstract: dict[str, Any] = {
+      field: abstract_params,
+      "buffers": abstract_buffers,
+    }
     everywhere = sharding.replicated(sharding.make_mesh())
     restored = checkpointer.restore_some(
-      step, checkpoints.abstract_like(wanted, everywhere)
+      step, checkpoints.abstract_like(abstract, everywhere)
     )
-  variables = pipeline.join_variables(restored[weights], restored["buffers"])
+  variables = pipeline.join_variables(restored[field], restored["buffers"])
   return Pretrained(config, model, variables, step)
 
 
-def fingerprint(variables: pipeline.Variables) -> str:
-  """Tells weights apart: 16 digits from the first values of every leaf."""
-  leaves = jax.tree.leaves(variables)
-  first = jax.jit(lambda xs: jnp.concatenate([x.ravel()[:16] for x in xs]))
-  values = np.asarray(first(leaves), np.float32)
-  return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+def check_params(config, params: str) -> None:
+  """Raises ValueError unless states of the config have such parameters.
+
+  Args:
+    config: of the run that makes or made the state.
+    params: "ema" or "raw".
+  """
+  messages.check_choice("sampler.params", params, PARAMS)
+  if params == "ema" and config.train.ema == "none":
+    raise ValueError(
+      "train.ema is 'none', so there are no averaged parameters: choose the raw"
+      " ones, sampler.params='raw' (init_from.params for a warm start)"
+    )

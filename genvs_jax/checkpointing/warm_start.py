@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.models import pipeline
-from genvs_jax.training import train_state
 
 Leaves = dict[str, jax.Array]
 
@@ -33,13 +33,13 @@ class Report(NamedTuple):
   Attributes:
     loaded: taken over as they are.
     widened: filled up with zeros.
-    kept: fresh ones that the checkpoint has not.
+    fresh: ones of this run that the checkpoint has not.
     unused: ones of the checkpoint that the model has not.
   """
 
   loaded: list[str]
   widened: list[str]
-  kept: list[str]
+  fresh: list[str]
   unused: list[str]
 
 
@@ -53,25 +53,24 @@ def sources(config) -> dict[str, str]:
 
 
 def warm_start(
-  config, model: pipeline.Model, state: train_state.TrainState
-) -> train_state.TrainState:
-  """A fresh state with the parts that `config.init_from` names.
+  config, model: pipeline.Model, params: dict, buffers: dict
+) -> tuple[dict, dict]:
+  """Fresh variables with the parts that `config.init_from` names taken over.
 
   Args:
     config: of the run that starts.
     model: of that run.
-    state: fresh, placed on the devices.
+    params: fresh parameters by part, placed on the devices.
+    buffers: fresh ones, likewise.
 
   Returns:
-    the state with parameters, their average and buffers taken over.
+    parameters and buffers, those of the other parts as they were.
 
   Raises:
     ValueError: if a checkpoint does not fit; says in what.
   """
   opened: dict[str, pretrained.Pretrained] = {}
-  params, ema, buffers = (
-    dict(x) for x in (state.params, state.ema, state.buffers)
-  )
+  params, buffers = dict(params), dict(buffers)
   for part, path in sources(config).items():
     if part not in params:
       raise ValueError(
@@ -79,64 +78,49 @@ def warm_start(
         f" {config.objective.name!r} trains no {part}: leave it empty"
       )
     if path not in opened:
-      opened[path] = pretrained.load(path, weights=config.init_from.weights)
-    given = opened[path]
-    check_meaning(config, given.config, part, path)
-    if part not in given.variables:
-      held = ", ".join(given.variables)
+      opened[path] = pretrained.load(path, params=config.init_from.params)
+    source = opened[path]
+    check_meaning(config, source.config, part, path)
+    if part not in source.variables:
+      parts = ", ".join(source.variables)
       raise ValueError(
-        f"init_from.{part} = {path} holds no {part}, only {held}"
+        f"init_from.{part} = {path} holds no {part}, only {parts}"
       )
     fresh = {"params": params[part], **buffers[part]}
-    merged, report = merge(fresh, given.variables[part])
-    check_explained(report, part, path, model, given.config.model.image_size)
-    log_report(report, part, path, given.step)
+    merged, report = merge(fresh, source.variables[part])
+    check_explained(report, part, path, model, source.config.model.image_size)
+    log_report(report, part, path, source.step)
     params[part] = merged.pop("params")
-    if ema:
-      ema[part] = jax.tree.map(jnp.copy, params[part])
     buffers[part] = merged
-  return state.replace(params=params, ema=ema, buffers=buffers)
+  return params, buffers
 
 
-def check_meaning(config, given, part: str, path: str) -> None:
+def check_meaning(config, stored, part: str, path: str) -> None:
   """Refuses weights that were trained on other images or another frustum."""
-  fields = ["model.image_range"]
-  if part == "denoiser":
-    fields += ["diffusion.sigma_data"]
-  else:
-    fields += ["frustum.kind", "frustum.flip_input"]
-    if config.frustum.kind == "near_far":
-      fields += ["frustum.near", "frustum.far"]
-  if part == "field":
-    names = ("skip", "aggregate", "activation", "density_activation")
-    fields += [f"model.field.{n}" for n in (*names, "feature_activation")]
-  for field in fields:
-    ours, theirs = config, given
-    for name in field.split("."):
-      ours, theirs = ours[name], theirs[name]
-    if ours != theirs:
-      raise ValueError(
-        f"init_from.{part} = {path} was trained with {field} = {theirs},"
-        f" expected {ours} as in this run: set --config.{field}={theirs} or"
-        " choose another checkpoint"
-      )
+  differing = config_fields.disagreements(config, stored, part)
+  for field, (ours, theirs) in differing.items():
+    raise ValueError(
+      f"init_from.{part} = {path} was trained with {field} = {theirs},"
+      f" expected {ours} as in this run: set --config.{field}={theirs} or"
+      " choose another checkpoint"
+    )
 
 
-def merge(fresh: dict, given: dict) -> tuple[dict, Report]:
-  """Leaves of `given` where they fit, of `fresh` elsewhere.
+def merge(fresh: dict, stored: dict) -> tuple[dict, Report]:
+  """Leaves of `stored` where they fit, of `fresh` elsewhere.
 
   Raises:
     ValueError: if a leaf of both has shapes that no rule explains.
   """
   ours, structure = jax.tree.flatten_with_path(fresh)
-  theirs = {_name(at): leaf for at, leaf in jax.tree.leaves_with_path(given)}
+  theirs = {_name(at): leaf for at, leaf in jax.tree.leaves_with_path(stored)}
   report = Report([], [], [], [])
   merged = []
   for at, leaf in ours:
     name = _name(at)
     source = theirs.pop(name, None)
     if source is None:
-      report.kept.append(name)
+      report.fresh.append(name)
       merged.append(leaf)
     elif source.shape == leaf.shape:
       report.loaded.append(name)
@@ -157,33 +141,33 @@ def merge(fresh: dict, given: dict) -> tuple[dict, Report]:
 def check_explained(
   report: Report, part: str, path: str, model: pipeline.Model, size: int
 ) -> None:
-  """Refuses kept leaves that are not new outer levels, and unused ones."""
-  kept = report.kept
+  """Refuses fresh leaves that are not new outer levels, and unused ones."""
+  missing = report.fresh
   if part == "denoiser":
-    kept = [name for name in kept if not _is_outside(name, size)]
-  problems = [f"{name} is not in the checkpoint" for name in kept]
+    missing = [name for name in missing if not _is_outside(name, size)]
+  problems = [f"{name} is not in the checkpoint" for name in missing]
   problems += [f"{name} has no place in this run" for name in report.unused]
   if problems:
-    shown = "; ".join(problems[:5])
+    listed = "; ".join(problems[:5])
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     network = type(getattr(model, part)).__name__
     raise ValueError(
       f"init_from.{part} = {path} does not fit {network} of this run:"
-      f" {shown}{more}"
+      f" {listed}{more}"
     )
 
 
 def log_report(report: Report, part: str, path: str, step: int) -> None:
   logging.info(
-    "%s starts from step %d of %s: %d leaves loaded, %d widened, %d kept",
+    "%s starts from step %d of %s: %d leaves loaded, %d widened, %d fresh",
     part,
     step,
     path,
     len(report.loaded),
     len(report.widened),
-    len(report.kept),
+    len(report.fresh),
   )
-  for name in (*report.widened, *report.kept):
+  for name in (*report.widened, *report.fresh):
     how = "widened by zeros" if name in report.widened else "fresh"
     logging.info("  %s/%s is %s", part, name, how)
 

@@ -41,13 +41,13 @@ class Source(NamedTuple):
 
 
 def resnet34(leaves: Leaves) -> dict[Path, Source]:
-  """torchvision's and timm's ResNet34 (`models.resnet34.ResNet34`)."""
+  """torchvision's and timm's ResNet34 (`models.resnet.ResNet34`)."""
   stages = {f"stage{i}": f"layer{i}" for i in range(1, 5)}
   return _translate(leaves, lambda p: _trunk(p, "conv1", "bn1", stages))
 
 
 def resnet_unet(leaves: Leaves, channels: int) -> dict[Path, Source]:
-  """The reference's first encoder (`models.resnet_unet`), C = `channels`."""
+  """The reference's first encoder (`models.resnet`), C = `channels`."""
   stages = {f"stage{i}": f"layers.0.{3 + i}" for i in range(1, 5)}
   fixed = {
     "middle_norm": "layers.1",
@@ -136,8 +136,8 @@ def image_v1(leaves: Leaves) -> dict[Path, Source]:
     "out": "out_proj",
   }
   pattern = re.compile(r"(down|up)_(\d+)_(block|attention)(\d+)")
-  found = [pattern.fullmatch(path[1]) for path in leaves]
-  blocks = {match.groups() for match in found if match}
+  matches = [pattern.fullmatch(path[1]) for path in leaves]
+  blocks = {match.groups() for match in matches if match}
   sizes = sorted({int(size) for _, size, _, _ in blocks}, reverse=True)
   attentive = {int(s) for _, s, kind, _ in blocks if kind == "attention"}
 
@@ -166,8 +166,8 @@ def image_v1(leaves: Leaves) -> dict[Path, Source]:
 def ddpmpp(leaves: Leaves) -> dict[Path, Source]:
   """EDM's SongUNet in the DDPM++ configuration (`models.ddpmpp`)."""
   pattern = re.compile(r"(encoder|decoder)_(\d+)_(\w+)")
-  found = [pattern.fullmatch(path[1]) for path in leaves]
-  largest = max(int(match.group(2)) for match in found if match)
+  matches = [pattern.fullmatch(path[1]) for path in leaves]
+  largest = max(int(match.group(2)) for match in matches if match)
   fixed = {
     "augmentation": "map_augment",
     "mapping0": "map_layer0",
@@ -204,7 +204,7 @@ def _translate(
   module: Callable[[Path], str],
   regroup: dict[Path, int] | None = None,
 ) -> dict[Path, Source]:
-  """Sources of all leaves, given the key of each module.
+  """Sources of all leaves, from the key of each module.
 
   Args:
     leaves: of one network.

@@ -25,7 +25,7 @@ _REFERENCE_MEANING = {
   "frustum.flip_input": True,
   "rendering.upsampling": "nearest",
   "diffusion.sigma_data": 0.5,
-  "diffusion.unconditional": "uniform",
+  "diffusion.null_noise": "uniform",
 }
 _ENCODERS = {
   "main": {
@@ -39,7 +39,7 @@ _ENCODERS = {
 }
 
 
-class Checkpoint(NamedTuple):
+class Identity(NamedTuple):
   """A recognised file.
 
   Attributes:
@@ -58,7 +58,34 @@ class Checkpoint(NamedTuple):
   image_size: int | None
 
 
-def recognize(tensors: Tensors, path: str) -> Checkpoint:
+# Recipes that describe what is recognised, by kind and image size.
+_RECIPES = {
+  ("main", 64): "reference64",
+  ("main", 128): "reference128",
+  ("dlv3", 128): "reference128_dlv3",
+  ("image_v1", 64): "reference64",
+  ("image_v1", 128): "reference128",
+  ("ddpmpp", 128): "paper128",
+  ("resnet34", None): "reference128_dlv3",
+}
+
+
+def recipe(identity: Identity, path: str) -> str:
+  """The recipe in `configs/` that describes a recognised file.
+
+  Raises:
+    ConvertError: if there is none.
+  """
+  name = _RECIPES.get((identity.kind, identity.image_size))
+  if name is None:
+    raise torch_file.ConvertError(
+      f"{path} is a {identity.kind} for {identity.image_size} pixels, which no"
+      " config here describes: name one with --config"
+    )
+  return name
+
+
+def recognize(tensors: Tensors, path: str) -> Identity:
   """Tells what the tensors of the file at `path` belong to.
 
   Raises:
@@ -76,7 +103,7 @@ def recognize(tensors: Tensors, path: str) -> Checkpoint:
     ) from error
 
 
-def _recognize(tensors: Tensors, path: str) -> Checkpoint:
+def _recognize(tensors: Tensors, path: str) -> Identity:
   for start, branch in _BRANCHES.items():
     if any(key.startswith(start) for key in tensors):
       return _reference(tensors, branch, path)
@@ -84,11 +111,11 @@ def _recognize(tensors: Tensors, path: str) -> Checkpoint:
   if denoiser is not None:
     fields = _image_v1_fields(tensors, denoiser)
     size = _guess_size(fields)
-    return Checkpoint("image_v1", {"denoiser": denoiser}, fields, size)
+    return Identity("image_v1", {"denoiser": denoiser}, fields, size)
   denoiser = _prefix(tensors, "map_layer0.weight")
   if denoiser is not None:
     fields, size = _ddpmpp_fields(tensors, denoiser)
-    return Checkpoint("ddpmpp", {"denoiser": denoiser}, fields, size)
+    return Identity("ddpmpp", {"denoiser": denoiser}, fields, size)
   trunk = _prefix(tensors, "layer1.0.conv1.weight")
   if trunk is not None:
     return _resnet34(tensors, trunk, path)
@@ -103,11 +130,11 @@ def _recognize(tensors: Tensors, path: str) -> Checkpoint:
 
 def _prefix(tensors: Tensors, ending: str) -> str | None:
   """What stands before the one key with this ending, else None."""
-  found = [key for key in tensors if ("." + key).endswith("." + ending)]
-  return found[0].removesuffix(ending) if found else None
+  keys = [key for key in tensors if ("." + key).endswith("." + ending)]
+  return keys[0].removesuffix(ending) if keys else None
 
 
-def _reference(tensors: Tensors, branch: str, path: str) -> Checkpoint:
+def _reference(tensors: Tensors, branch: str, path: str) -> Identity:
   hidden = tensors.get("nerf.sigma_color_net.net.0.dense.weight")
   out = tensors.get("nerf.sigma_color_net.net.1.weight")
   if branch == "main":
@@ -143,12 +170,12 @@ def _reference(tensors: Tensors, branch: str, path: str) -> Checkpoint:
     "field": "nerf.",
     "denoiser": _PIPELINE,
   }
-  return Checkpoint(branch, prefixes, fields, _guess_size(fields))
+  return Identity(branch, prefixes, fields, _guess_size(fields))
 
 
 def _stage_sizes(tensors: Tensors, pattern: str) -> tuple[int, ...]:
-  found = [re.fullmatch(pattern, key) for key in tensors]
-  stages = [match["stage"] for match in found if match]
+  matches = [re.fullmatch(pattern, key) for key in tensors]
+  stages = [match["stage"] for match in matches if match]
   return tuple(stages.count(stage) for stage in sorted(set(stages)))
 
 
@@ -211,7 +238,7 @@ def _ddpmpp_fields(tensors: Tensors, prefix: str) -> tuple[dict[str, Any], int]:
   return fields, max(levels)
 
 
-def _resnet34(tensors: Tensors, prefix: str, path: str) -> Checkpoint:
+def _resnet34(tensors: Tensors, prefix: str, path: str) -> Identity:
   pattern = re.escape(prefix) + r"layer(?P<stage>\d)\.\d+\.conv1\.weight"
   sizes = _stage_sizes(tensors, pattern)
   deeper = f"{prefix}layer1.0.conv3.weight" in tensors
@@ -225,4 +252,4 @@ def _resnet34(tensors: Tensors, prefix: str, path: str) -> Checkpoint:
     "model.encoder.stage_sizes": sizes,
     "model.encoder.trunk_width": tensors[f"{prefix}conv1.weight"].shape[0],
   }
-  return Checkpoint("resnet34", {"encoder": prefix}, fields, None)
+  return Identity("resnet34", {"encoder": prefix}, fields, None)

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from genvs_jax.runtime import messages
+
 # Older ones could be made to run code even with weights_only=True.
 _OLDEST_TORCH = (2, 6)
+
+Tensors = dict[str, np.ndarray]
 
 
 class ConvertError(ValueError):
@@ -59,13 +63,13 @@ def read(path: str) -> Any:
     raise ConvertError(
       f"{path} holds more than tensors and plain containers, or is damaged:"
       " nothing in it was run; expected a state_dict written by torch.save"
-      f" ({_first_line(error)})"
+      f" ({messages.first_line(error, 120)})"
     ) from error
   except Exception as error:  # of any kind: the unpickler trusts its input
     raise ConvertError(
       f"{path} ({os.path.getsize(path)} bytes) is damaged or no PyTorch file:"
       f" expected an undamaged file written by torch.save"
-      f" ({_first_line(error)})"
+      f" ({messages.first_line(error, 120)})"
     ) from error
 
 
@@ -84,10 +88,3 @@ def _to_numpy(value: Any, torch, path: str) -> Any:
   if isinstance(value, list | tuple):
     return [_to_numpy(v, torch, path) for v in value]
   return value
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-
-
-Tensors = dict[str, np.ndarray]

@@ -1,0 +1,1 @@
+"""Records of scenes to batches, and pictures of the user's own."""

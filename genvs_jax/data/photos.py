@@ -3,8 +3,7 @@
   SRN       rgb/*.png, pose/*.txt, intrinsics.txt
   NeRF      transforms.json with camera_angle_x (Blender), or with fl_x, fl_y,
             cx, cy, w, h (nerfstudio)
-  one       a picture whose camera is given by elevation, distance and field of
-            view
+  one       a picture, and its camera by elevation, distance and field of view
 
 Pictures become squares of the model's size and their intrinsics follow; poses
 become OpenCV camera-to-world around an object at the world's origin, up +z.
@@ -21,9 +20,11 @@ from etils import epath
 from PIL import Image
 
 from genvs_jax.geometry import camera_paths
-from genvs_jax.geometry import cameras
+from genvs_jax.images import squares
+from genvs_jax.runtime import messages
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FITS = ("pad", "crop")
 AXES = ("opencv", "opengl")
 POSES = ("camera_to_world", "world_to_camera")
 
@@ -32,7 +33,7 @@ class Photo(NamedTuple):
   """A picture and its camera.
 
   Attributes:
-    path: where it was found.
+    path: of its file.
     image: RGB or RGBA, as stored.
     pose: f32 [4,4], OpenCV camera-to-world.
     intrinsics: f32 [4], fx, fy, cx, cy in pixels of the picture.
@@ -62,7 +63,7 @@ def load(
     path: a folder, or one picture.
     size: H = W of the result in pixels.
     fit: "pad" to a square with white, or "crop" to the middle.
-    axes: of the given cameras, "opencv" (y down, z into the scene), "opengl"
+    axes: of the cameras, "opencv" (y down, z into the scene), "opengl"
       (y up, z backwards; Blender's too), or "auto": opencv for the SRN layout,
       opengl for transforms.json.
     poses: "camera_to_world" or "world_to_camera"; "auto" is the first.
@@ -77,29 +78,29 @@ def load(
   Raises:
     ValueError: for a file that cannot be understood; it is named.
   """
-  _check("fit", fit, ("pad", "crop"))
-  _check("axes", axes, ("auto", *AXES))
-  _check("poses", poses, ("auto", *POSES))
-  found = epath.Path(path).expanduser()
-  if not found.exists():
+  messages.check_choice("photos.fit", fit, FITS)
+  messages.check_choice("photos.axes", axes, ("auto", *AXES))
+  messages.check_choice("photos.poses", poses, ("auto", *POSES))
+  root = epath.Path(path).expanduser()
+  if not root.exists():
     raise ValueError(f"{path}: there is no such folder or picture")
-  if not found.is_dir():
+  if not root.is_dir():
     if distance <= 0 or not 0 < fov < 180:
       raise ValueError(
         f"{path} is one picture, whose camera is not known: give"
         " photos.elevation (degrees), photos.distance (world units) and"
         " photos.fov (degrees)"
       )
-    photos, native = [_single(found, elevation, distance, fov)], "opencv"
-  elif (found / "transforms.json").exists():
-    photos, native = _from_transforms(found / "transforms.json"), "opengl"
-  elif (found / "rgb").exists():
-    photos, native = _from_srn(found), "opencv"
+    photos, native = [_single(root, elevation, distance, fov)], "opencv"
+  elif (root / "transforms.json").exists():
+    photos, native = _from_transforms(root / "transforms.json"), "opengl"
+  elif (root / "rgb").exists():
+    photos, native = _from_srn(root), "opencv"
   else:
     raise ValueError(
       f"{path}: expected transforms.json, or rgb/, pose/ and intrinsics.txt"
     )
-  views = [
+  prepared = [
     _prepare(
       photo,
       size,
@@ -110,12 +111,12 @@ def load(
     )
     for photo in photos
   ]
-  images, placed, intrinsics = (np.stack(x) for x in zip(*views, strict=True))
+  images, views, intrinsics = (np.stack(x) for x in zip(*prepared, strict=True))
   if np.ptp(intrinsics, 0).max() > 0.01 * size:
     raise ValueError(
       f"{path}: its pictures have different intrinsics, expected one camera"
     )
-  return {"images": images, "poses": placed, "intrinsics": intrinsics[0]}
+  return {"images": images, "poses": views, "intrinsics": intrinsics[0]}
 
 
 def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
@@ -154,33 +155,21 @@ def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
     )
 
 
-def _check(name: str, value: str, expected: tuple[str, ...]) -> None:
-  if value not in expected:
-    raise ValueError(
-      f"photos.{name} is {value!r}, expected one of {', '.join(expected)}"
-    )
-
-
 def _prepare(photo: Photo, size, fit, axes, poses, scale):
   """(u8 [size,size,3], pose, intrinsics) of one photo."""
-  image = photo.image.convert("RGBA")
-  white = Image.new("RGBA", image.size, "white")
-  image = Image.alpha_composite(white, image).convert("RGB")
-  side = min(image.size) if fit == "crop" else max(image.size)
-  left, top = (side - image.width) // 2, (side - image.height) // 2
-  square = Image.new("RGB", (side, side), "white")
-  square.paste(image, (left, top))
+  sides = photo.image.size
+  side = min(sides) if fit == "crop" else max(sides)
+  square, left, top = squares.square(squares.over_white(photo.image), side)
   fx, fy, cx, cy = photo.intrinsics
   intrinsics = np.array([fx, fy, cx + left, cy + top]) * (size / side)
-  method = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
   pose = np.asarray(photo.pose, np.float64)
   if poses == "world_to_camera":
     pose = np.linalg.inv(pose)
   if axes == "opengl":
-    pose = np.array(cameras.flip_axes(pose))
+    pose = camera_paths.flip_axes(pose)
   pose[:3, 3] *= scale
   return (
-    np.asarray(square.resize((size, size), method)),
+    np.asarray(squares.resize(square, size, "area")),
     pose.astype(np.float32),
     intrinsics.astype(np.float32),
   )
@@ -237,8 +226,8 @@ def _from_srn(folder: epath.Path) -> list[Photo]:
 
 def _from_transforms(path: epath.Path) -> list[Photo]:
   try:
-    told = json.loads(_read_text(path))
-    frames = told["frames"]
+    content = json.loads(_read_text(path))
+    frames = content["frames"]
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f"{path}: expected JSON with a list `frames` ({error})"
@@ -258,7 +247,7 @@ def _from_transforms(path: epath.Path) -> list[Photo]:
         file,
         image,
         _matrix(np.ravel(matrix), path),
-        _intrinsics_of({**told, **frame}, image, path),
+        _intrinsics_of({**content, **frame}, image, path),
       )
     )
   if not photos:
@@ -266,35 +255,35 @@ def _from_transforms(path: epath.Path) -> list[Photo]:
   return photos
 
 
-def _find_picture(stem: epath.Path, told_by: epath.Path) -> epath.Path:
+def _find_picture(stem: epath.Path, source: epath.Path) -> epath.Path:
   """Blender's files leave the suffix out."""
   for path in (stem, *(stem.with_name(stem.name + s) for s in _SUFFIXES)):
     if path.exists() and not path.is_dir():
       return path
-  raise ValueError(f"{told_by} names {stem}, which does not exist")
+  raise ValueError(f"{source} names {stem}, which does not exist")
 
 
 def _intrinsics_of(
-  told: dict[str, Any], image: Image.Image, path: epath.Path
+  values: dict[str, Any], image: Image.Image, path: epath.Path
 ) -> np.ndarray:
   """fx, fy, cx, cy in pixels of the image."""
-  distortion = [told.get(k, 0.0) for k in ("k1", "k2", "k3", "p1", "p2")]
+  distortion = [values.get(k, 0.0) for k in ("k1", "k2", "k3", "p1", "p2")]
   if any(abs(k) > 1e-3 for k in distortion):
     logging.warning(
-      "%s tells of lens distortion %s, which is ignored: undistort the"
+      "%s describes lens distortion %s, which is ignored: undistort the"
       " pictures first",
       path,
       distortion,
     )
-  if "fl_x" in told:
-    scale = image.width / told.get("w", image.width)
-    fx = told["fl_x"]
-    fy = told.get("fl_y", fx)
-    cx = told.get("cx", image.width / scale / 2)
-    cy = told.get("cy", image.height / scale / 2)
+  if "fl_x" in values:
+    scale = image.width / values.get("w", image.width)
+    fx = values["fl_x"]
+    fy = values.get("fl_y", fx)
+    cx = values.get("cx", image.width / scale / 2)
+    cy = values.get("cy", image.height / scale / 2)
     return np.array([fx, fy, cx, cy]) * scale
-  if "camera_angle_x" in told:
-    focal = image.width / 2 / math.tan(told["camera_angle_x"] / 2)
+  if "camera_angle_x" in values:
+    focal = image.width / 2 / math.tan(values["camera_angle_x"] / 2)
     return np.array([focal, focal, image.width / 2, image.height / 2])
   raise ValueError(
     f"{path}: expected camera_angle_x (radians) or fl_x (pixels)"

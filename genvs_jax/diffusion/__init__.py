@@ -1,0 +1,1 @@
+"""EDM's preconditioning, samplers and augmentation: functions of arrays."""

@@ -1,9 +1,9 @@
-"""Non-leaky augmentation (EDM, appendix F.2): warps whose parameters are told.
+"""Non-leaky augmentation (EDM, appendix F.2): warps and their labels.
 
 Each item of a batch is mirrored, flipped, scaled, rotated, stretched and
-shifted at random, and the denoiser is given the parameters as a vector of 9
-numbers (0 for none), so that it can tell a warped image from a true one. The
-target and its feature image take the same warp.
+shifted at random, and the denoiser takes the parameters as labels, 9 numbers
+(0 for none), so that it can tell a warped image from a true one. The target
+and its feature image take the same warp.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-VECTOR_SIZE = 9
+LABEL_SIZE = 9
 DRAWS = 13
 _OCTAVES = 0.2  # standard deviation of log2 of scale and stretch
 _SHIFT = 1 / 8  # standard deviation of the shift in image widths
 _UNIFORM = (1, 3, 5, 6, 7, 8, 10)  # columns of the draws in [0,1)
 _COINS = (0, 2)
-_highest = jax.lax.Precision.HIGHEST
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Warp(NamedTuple):
@@ -49,6 +49,7 @@ def draw(key: jax.Array) -> jax.Array:
   uniform_key, normal_key = jax.random.split(key)
   uniform = jax.random.uniform(uniform_key, (DRAWS,))
   normal = jax.random.normal(normal_key, (DRAWS,))
+  # Every column is drawn from both laws, and takes the one that it needs.
   columns = jnp.arange(DRAWS)
   draws = jnp.where(jnp.isin(columns, jnp.array(_UNIFORM)), uniform, normal)
   coins = (uniform < 0.5).astype(jnp.float32)
@@ -87,8 +88,9 @@ def warp_from_draws(draws: jax.Array, probability: jax.Array) -> Warp:
   )
 
 
-def vector(warp: Warp) -> jax.Array:
-  """What the denoiser is told, f32 [B,9]; continuous in the warp."""
+def labels(warp: Warp) -> jax.Array:
+  """EDM's augment labels, f32 [B,9]; continuous in the warp."""
+  # Angles as points on a circle, so that -pi and pi are the same label.
   return jnp.stack(
     [
       warp.mirror,
@@ -114,6 +116,7 @@ def matrices(warp: Warp, height: int, width: int) -> jax.Array:
   centre = jnp.array([width / 2 - 0.5, height / 2 - 0.5])
   scale = 2 ** (_OCTAVES * warp.scale)
   stretch = 2 ** (_OCTAVES * warp.stretch)
+  # The stretch runs along an axis: rotate it to x, scale, rotate back.
   linear = _diagonal(1 - 2 * warp.mirror, 1 - 2 * warp.flip)
   for factor in (
     _diagonal(scale, scale),
@@ -122,12 +125,13 @@ def matrices(warp: Warp, height: int, width: int) -> jax.Array:
     _diagonal(stretch, 1 / stretch),
     _rotation(-warp.stretch_axis),
   ):
-    linear = jnp.matmul(linear, factor, precision=_highest)
+    linear = jnp.matmul(linear, factor, precision=_HIGHEST)
   shift = jnp.stack(
     [_SHIFT * width * warp.shift_x, _SHIFT * height * warp.shift_y], -1
   )
+  # p -> centre + L (p + shift - centre), split into L p and a constant.
   offset = centre + jnp.einsum(
-    "bij,bj->bi", linear, shift - centre, precision=_highest
+    "bij,bj->bi", linear, shift - centre, precision=_HIGHEST
   )
   top = jnp.concatenate([linear, offset[..., None]], -1)
   bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), (len(top), 1, 3))
@@ -147,12 +151,14 @@ def apply(images: jax.Array, maps: jax.Array) -> jax.Array:
   height, width = images.shape[1:3]
   y, x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
   pixels = jnp.stack([x, y], -1).reshape(-1, 2).astype(jnp.float32)
+  # Each output pixel asks where it came from: the inverse map, by the adjugate
+  # of a 2x2 matrix.
   linear, offset = maps[:, :2, :2], maps[:, :2, 2]
   (a, b), (c, d) = jnp.moveaxis(linear, 0, -1)
   inverse = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], 1)
   inverse /= (a * d - b * c)[:, None, None]
   source = jnp.einsum(
-    "bij,bpj->bpi", inverse, pixels - offset[:, None], precision=_highest
+    "bij,bpj->bpi", inverse, pixels - offset[:, None], precision=_HIGHEST
   )
   warped = jax.vmap(_bilinear)(images, source)
   return warped.reshape(images.shape)
@@ -161,6 +167,7 @@ def apply(images: jax.Array, maps: jax.Array) -> jax.Array:
 def _bilinear(image: jax.Array, at: jax.Array) -> jax.Array:
   """image [H,W,c] at pixel indices (x, y) [P,2], reflected: [P,c]."""
   size = jnp.array([image.shape[1], image.shape[0]])
+  # A reflected line of pixels has period 2 (n - 1): 0 1 2 3 2 1 | 0 1 ...
   period = 2 * (size - 1)
   at = jnp.abs((at + size - 1) % period - (size - 1))
   low = jnp.clip(jnp.floor(at), 0, size - 2)

@@ -42,6 +42,7 @@ def karras_sigmas(
   steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> jax.Array:
   """Noise levels f32 [steps+1], from `sigma_max` down to 0 (EDM, eq. 5)."""
+  # Evenly spaced in sigma^(1/rho): short steps where sigma is small.
   ramp = jnp.linspace(0.0, 1.0, steps)
   low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
   return jnp.append((high + ramp * (low - high)) ** rho, 0.0)
@@ -60,6 +61,7 @@ def euler(
     i, sigma, sigma_next = inputs
     x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
     estimate = denoise(x, sigma, i)
+    # dx/dsigma of the probability flow (EDM, eq. 3).
     slope = (x - estimate) / sigma
     return x + slope * (sigma_next - sigma), estimate
 
@@ -82,6 +84,7 @@ def heun(
     slope = (x - estimate) / sigma
     proposal = x + slope * (sigma_next - sigma)
 
+    # The slope's mean over both ends; at sigma = 0 there is no slope to take.
     def corrected():
       second = (proposal - denoise(proposal, sigma_next, i)) / sigma_next
       return x + (slope + second) / 2 * (sigma_next - sigma)
@@ -117,7 +120,8 @@ def dpmpp_2m(
     i, sigma, sigma_next = inputs
     estimate = denoise(x, sigma, i)
     h = jnp.log(sigma) - jnp.log(sigma_next)
-    # (estimate - previous) / (2 r) with r = previous_h / h.
+    # (estimate - previous) / (2 r) with r = previous_h / h: how estimates have
+    # changed, carried on to the middle of this step.
     extrapolate = (i > 0) & (sigma_next > 0)
     slope = jnp.where(extrapolate, h / (2 * previous_h), 0.0)
     target = estimate + slope * (estimate - previous)
@@ -138,9 +142,10 @@ def _scan(step, x, sigmas) -> Result:
 
 
 def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
-  """Raises sigma by gamma and the image's noise with it."""
+  """Raises sigma by gamma and the image's noise with it (EDM, algorithm 2)."""
   if churn.amount == 0:
     return x, sigma
+  # EDM's bound: a step adds at most as much noise as there is.
   gamma = min(churn.amount / steps, math.sqrt(2) - 1)
   active = (sigma >= churn.sigma_min) & (sigma <= churn.sigma_max)
   raised = jnp.where(active, sigma * (1 + gamma), sigma)

@@ -24,10 +24,15 @@ import optax
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 
-_OPAQUE = 0.5
 _LEAST_COVERAGE = 0.2
 # Two depths belong to one surface if they differ by less than this share.
 _SAME_SURFACE = 0.02
+# A voxel's raw value v has density 30 softplus(2 v) per world unit: 3.8 at the
+# start, v = -1, faint over an object half a unit long, and 121 at v = 2, opaque
+# within a voxel of the finest grid. The slope lets Adam's steps of 0.1 turn
+# one into the other in tens of steps.
+_DENSITY_SCALE, _DENSITY_SLOPE = 30.0, 2.0
+_START = -1.0
 
 
 class Frames(NamedTuple):
@@ -93,11 +98,17 @@ def _compare_neighbours(here, there, intrinsics):
     planes = jnp.concatenate(
       [image2, depth2[..., None], opacity2[..., None]], -1
     )
-    found, inside = _bilinear(planes, xy)
-    same = jnp.abs(found[:, 3] - distance) < _SAME_SURFACE * distance
-    opaque = opacity.reshape(-1) > _OPAQUE
-    seen = opaque & inside & same & (in_front > 0) & (found[:, 4] > _OPAQUE)
-    error = jnp.mean((image.reshape(-1, 3) - found[:, :3]) ** 2, -1)
+    values, inside = _bilinear(planes, xy)
+    colours, depth_there, opacity_there = jnp.split(values, (3, 4), -1)
+    # A pixel is seen in both views if both show one surface there: opaque in
+    # both, and as far from the second camera as its own depth says.
+    apart = jnp.abs(depth_there[:, 0] - distance)
+    opaque = opacity.reshape(-1) > rendering.OPAQUE
+    seen = opaque & inside & (in_front > 0)
+    seen &= (apart < _SAME_SURFACE * distance) & (
+      opacity_there[:, 0] > rendering.OPAQUE
+    )
+    error = jnp.mean((image.reshape(-1, 3) - colours) ** 2, -1)
     return jnp.sum(error * seen), jnp.sum(seen), jnp.sum(opaque)
 
   sums = jax.lax.map(compare, (here, there))
@@ -167,7 +178,7 @@ def field_fit(
   for level, resolution in enumerate(options.resolutions):
     shape = (*[resolution] * 3, 4)
     volume = (
-      jnp.zeros(shape).at[..., 0].set(-1.0)
+      jnp.zeros(shape).at[..., 0].set(_START)
       if volume is None
       else jax.image.resize(volume, shape, "linear")
     )
@@ -182,12 +193,12 @@ def field_fit(
     one = np.arange(count) == i
     origins, directions, colours = _rays(frames, one)
     render = _render_volume(volume, origins, directions, None, options)
-    wanted = frames.opacity[i].reshape(-1) > _OPAQUE
-    both = wanted & (np.asarray(render.opacity) > _OPAQUE)
+    shows_object = frames.opacity[i].reshape(-1) > rendering.OPAQUE
+    both = shows_object & (np.asarray(render.opacity) > rendering.OPAQUE)
     squared = np.mean((np.asarray(render.features) - colours) ** 2, -1)
     error += float(np.sum(squared * both))
     seen += float(both.sum())
-    opaque += float(wanted.sum())
+    opaque += float(shows_object.sum())
   return _score(error, seen, opaque)
 
 
@@ -208,6 +219,7 @@ def _rays(frames: Frames, chosen: np.ndarray):
 
 @functools.partial(jax.jit, static_argnames="options")
 def _fit(volume, key, rays, options: FitOptions):
+  """The volume after `options.steps` of Adam on random rays, cosine rate."""
   optimizer = optax.adam(
     optax.cosine_decay_schedule(options.rate, options.steps)
   )
@@ -245,17 +257,18 @@ def _render_volume(
   uvw = points / options.half_extent
   inside = jnp.all(jnp.abs(uvw) <= 1, -1)
   # The volume's axes are y, x, z, those of (u, v, w) x, y, z.
-  found = rendering.trilinear_lookup(volume, uvw.reshape(-1, 3), True)
-  found = found.reshape(*distances.shape, 4)
-  density = jnp.where(inside, 30 * jax.nn.softplus(2 * found[..., 0]), 0.0)
+  values = rendering.trilinear_lookup(volume, uvw.reshape(-1, 3), True)
+  values = values.reshape(*distances.shape, 4)
+  density = _DENSITY_SCALE * jax.nn.softplus(_DENSITY_SLOPE * values[..., 0])
+  density = jnp.where(inside, density, 0.0)
   weights = rendering.compositing_weights(
     density, distances, (far - near) / options.samples
   )
   opacity = jnp.sum(weights, -1)
-  colours = jnp.sum(weights[..., None] * jax.nn.sigmoid(found[..., 1:]), -2)
+  colours = jnp.sum(weights[..., None] * jax.nn.sigmoid(values[..., 1:]), -2)
   return rendering.Render(
-    features=colours + (1 - opacity)[..., None],
-    depth=jnp.sum(weights * distances, -1),
+    features=rendering.over_white(colours, opacity),
+    weighted_depth=jnp.sum(weights * distances, -1),
     opacity=opacity,
   )
 

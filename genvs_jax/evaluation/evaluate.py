@@ -5,38 +5,52 @@ stopped goes on, and several processes share the groups. At the end the first
 of them writes the summary.
 """
 
-import functools
 import json
 import time
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from genvs_jax.checkpointing import checkpoints
-from genvs_jax.checkpointing import pretrained
-from genvs_jax.data import loading
+from genvs_jax import config_fields
+from genvs_jax.data import datasets
+from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import protocol
+from genvs_jax.evaluation import report
 from genvs_jax.evaluation import rollout_scores
 from genvs_jax.evaluation import scene_scores
-from genvs_jax.evaluation import scorer as scorer_module
-from genvs_jax.evaluation import store as store_module
-from genvs_jax.evaluation import summary
-from genvs_jax.evaluation.perceptual import distances
-from genvs_jax.images import pictures
+from genvs_jax.evaluation import score_files
+from genvs_jax.geometry import camera_paths
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
-from genvs_jax.runtime import sharding
-from genvs_jax.sampling import sample_scenes
-from genvs_jax.sampling import view_synthesis
+from genvs_jax.runtime import processes
 
 RESULTS_FILE = "results.json"
-# Fields of evaluate that change no scores.
-_HARMLESS = ("scenes", "batch_size", "batch_views", "weights", "rollouts")
+
+
+class _Work(NamedTuple):
+  """What is to be scored.
+
+  Attributes:
+    records: of the split.
+    scenes: numbers of the scenes to score.
+    rolled_out: numbers of those that are rolled out too.
+    rollout_kind: folder of their scores, named by what they depend on.
+    scorer: of pictures.
+    store: of scores.
+  """
+
+  records: Sequence[datasets.Record]
+  scenes: Sequence[int]
+  rolled_out: Sequence[int]
+  rollout_kind: str
+  scorer: image_scores.Scorer
+  store: score_files.Store
 
 
 def evaluate(
@@ -64,6 +78,20 @@ def evaluate(
   Raises:
     ValueError: if there is nothing to score, or the processes disagree.
   """
+  variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
+  work = _load(config, variables, workdir, limit)
+  _score_scenes(config, model, variables, workdir, work)
+  _score_rollouts(config, model, variables, work)
+  processes.wait_for_all("scored")
+  if jax.process_index():
+    return {}
+  lines = work.store.read("scenes", work.scenes)
+  rollouts = work.store.read(work.rollout_kind, work.rolled_out)
+  return report.summarise(config, work.scorer, work.store, lines, rollouts)
+
+
+def _load(config, variables, workdir: str, limit: int) -> _Work:
+  """Checks what is asked for, and makes the folder of scores."""
   if "encoder" not in variables:
     raise ValueError(
       "the checkpoint holds a denoiser alone, which draws any object: there is"
@@ -72,69 +100,88 @@ def evaluate(
   if limit < 0:
     raise ValueError(f"--limit is {limit}, expected 0 (all scenes) or more")
   options = config.evaluate
-  records = loading.load_split(config, workdir, options.split)
-  wanted = [n for n in (options.scenes, limit, len(records)) if n > 0]
-  scenes = range(min(wanted))
+  records = datasets.load_split(config, workdir, options.split)
+  limits = [n for n in (options.scenes, limit, len(records)) if n > 0]
+  scenes = range(min(limits))
   if options.baselines and len(records) < 2:
     raise ValueError(
       f"split {options.split} has one scene, expected 2 or more: the row of"
       " another scene's input needs one (or --config.evaluate.baselines=False)"
     )
-  path = sample_scenes.build_path(config, 1.0) if options.rollouts else None
+  path = camera_paths.build_path(config, 1.0) if options.rollouts else None
   if path is not None and len(path) < 5:
     raise ValueError(
       f"a rollout of {len(path)} frames cannot be scored for consistency,"
       " expected 5 or more: set --config.sample.frames"
     )
-  variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
-  scorer = scorer_module.Scorer(options.weights)
+  scorer = image_scores.Scorer(options.metric_weights)
   for metric, names in scorer.left_out.items():
     logging.info(
       "%s is left out: no weights %s in %s",
       metric,
       ", ".join(names),
-      perceptual.weights.folder(options.weights),
+      perceptual.weights.folder(options.metric_weights),
     )
-  store = store_module.Store(
+  store = score_files.Store(
     epath.Path(workdir) / "evaluation",
     f"{options.split}_{'_'.join(map(str, options.input_views))}"
     f"_{options.targets}",
     _settings(config, workdir, variables, scorer),
   )
   _start_together(store)
-  mine = functools.partial(_my_groups, store=store, size=options.batch_size)
+  rollout_fields = _fields_of(config, config_fields.SCORE, "rollout.")
+  return _Work(
+    records=records,
+    scenes=scenes,
+    rolled_out=scenes[: options.rollouts],
+    rollout_kind=f"rollouts_{files.digest([rollout_fields, path])[:8]}",
+    scorer=scorer,
+    store=store,
+  )
 
-  pending = mine("scenes", scenes)
-  if pending:
-    score = scene_scores.SceneScores(
-      config, model, variables, workdir, scorer, store, len(pending[0])
+
+def _score_scenes(config, model, variables, workdir: str, work: _Work) -> None:
+  """Scores the scenes of this process that are left."""
+  size = config.evaluate.batch_size
+  groups = _groups("scenes", work.scenes, work.store, size)
+  if not groups:
+    return
+  score = scene_scores.build_scene_scores(
+    config,
+    model,
+    variables,
+    work.records,
+    workdir,
+    work.scorer,
+    work.store,
+    len(groups[0]),
+  )
+  for group in groups:
+    score(group, len(work.records))
+    logging.info(
+      "scored scenes up to %d of %d", group[-1] + 1, len(work.scenes)
     )
-    for group in pending:
-      score(group, records)
-      logging.info("scored scenes up to %d of %d", group[-1] + 1, len(scenes))
-  rolled_out = scenes[: options.rollouts]
-  values = checkpoints.config_to_dict(config)
-  depends_on = files.digest([values["rollout"], path])
-  kind = f"rollouts_{depends_on[:8]}"
-  pending = mine(kind, rolled_out)
-  if pending:
-    score_rollouts = rollout_scores.build_rollout_scores(
-      config, model, variables, len(pending[0])
+
+
+def _score_rollouts(config, model, variables, work: _Work) -> None:
+  """Rolls out and scores the scenes of this process that are left."""
+  kind, size = work.rollout_kind, config.evaluate.batch_size
+  groups = _groups(kind, work.rolled_out, work.store, size)
+  if not groups:
+    return
+  score = rollout_scores.build_rollout_scores(
+    config, model, variables, len(groups[0])
+  )
+  for group in groups:
+    inputs = [protocol.load_inputs(config, work.records[i]) for i in group]
+    # Each scene is seen from as far as its first input view.
+    distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
+    poses = [camera_paths.build_path(config, float(d)) for d in distances]
+    for line in score(inputs, group, np.stack(poses)):
+      work.store.write(kind, line["scene"], line)
+    logging.info(
+      "scored rollouts up to %d of %d", group[-1] + 1, len(work.rolled_out)
     )
-    for group in pending:
-      inputs = [protocol.load_inputs(config, records[i]) for i in group]
-      poses = [sample_scenes.build_path(config, _distance(x)) for x in inputs]
-      for line in score_rollouts(inputs, group, np.stack(poses)):
-        store.write(kind, line["scene"], line)
-      logging.info(
-        "scored rollouts up to %d of %d", group[-1] + 1, len(rolled_out)
-      )
-  sharding.wait_for_all("scored")
-  if jax.process_index():
-    return {}
-  lines = store.read("scenes", scenes)
-  rollouts = store.read(kind, rolled_out)
-  return _summarise(config, scorer, store, lines, rollouts)
 
 
 def write_results(
@@ -149,26 +196,32 @@ def write_results(
 
 def _settings(config, workdir, variables, scorer) -> dict[str, Any]:
   """What the scores of a scene depend on."""
-  values = checkpoints.config_to_dict(config)
-  options = {k: v for k, v in values["evaluate"].items() if k not in _HARMLESS}
   return {
-    "evaluate": options,
+    **config_fields.of_roles(
+      config, config_fields.MEANING, config_fields.PICTURE
+    ),
+    **_fields_of(config, config_fields.SCORE, "evaluate."),
     "metrics": scorer.names + ["fid"] * scorer.has_fid,
-    "dataset": loading.build_builder(config, workdir).builder_config.name,
-    "weights": pretrained.fingerprint(variables),
-    **{name: values[name] for name in view_synthesis.CONFIG_SECTIONS},
+    "dataset": datasets.build_builder(config, workdir).builder_config.name,
+    "variables": files.fingerprint(variables),
   }
 
 
-def _start_together(store: store_module.Store) -> None:
+def _fields_of(config, role: str, prefix: str) -> dict[str, Any]:
+  """Fields of a role in one section."""
+  fields = config_fields.of_roles(config, role)
+  return {k: v for k, v in fields.items() if k.startswith(prefix)}
+
+
+def _start_together(store: score_files.Store) -> None:
   """Makes the folder; refuses processes that would not fill the same one."""
   if jax.process_index() == 0:
     store.start()
-  if not sharding.all_agree(int(store.digest[:8], 16)):
+  if not processes.all_agree(int(store.digest[:8], 16)):
     raise ValueError(
       "the processes would score different things: they need the same --config,"
       " the same checkpoint (--step) and the same metrics' weights"
-      " (--config.evaluate.weights on a disk that all share)"
+      " (--config.evaluate.metric_weights on a disk that all share)"
     )
   if not store.started():
     raise ValueError(
@@ -177,8 +230,8 @@ def _start_together(store: store_module.Store) -> None:
     )
 
 
-def _my_groups(
-  kind: str, scenes: Sequence[int], *, store: store_module.Store, size: int
+def _groups(
+  kind: str, scenes: Sequence[int], store: score_files.Store, size: int
 ) -> list[list[int]]:
   """This process's share of the scenes that are left, in groups."""
   left = [i for i in scenes if not store.has(kind, i)]
@@ -186,102 +239,8 @@ def _my_groups(
     done = len(scenes) - len(left)
     logging.info("%d of %d %s are done", done, len(scenes), kind)
   # Every process has looked before any writes.
-  sharding.wait_for_all(kind)
+  processes.wait_for_all(kind)
   count = jax.process_count()
   size = min(size, max(-(-len(left) // count), 1))
   groups = [left[i : i + size] for i in range(0, len(left), size)]
   return groups[jax.process_index() :: count]
-
-
-def _summarise(config, scorer, store, lines, rollouts) -> dict[str, Any]:
-  """Writes the lines and the table, and returns the results."""
-  statistics = {}
-  if scorer.has_fid:
-    for line in lines:
-      for row, features in store.features(line["scene"]).items():
-        found = statistics.setdefault(row, distances.FeatureStatistics())
-        found.add(features)
-  truth = statistics.pop("truth", None)
-
-  def fid(row: str) -> float | None:
-    if row not in statistics or truth.count < 2:
-      return None
-    return distances.frechet(statistics[row], truth)
-
-  rows = summary.summarise(lines, rollouts, fid)
-  views = sum(len(line["views"]) for line in lines)
-  results = {
-    "rows": rows,
-    "scenes": len(lines),
-    "views": views,
-    "split": config.evaluate.split,
-    "input_views": list(config.evaluate.input_views),
-    "targets": config.evaluate.targets,
-    "image_size": config.model.image_size,
-    "samples": config.evaluate.samples,
-    "left_out": scorer.left_out,
-    "folder": str(store.folder),
-  }
-  if rollouts:
-    results["rollouts"] = {
-      "scenes": len(rollouts),
-      "frames": rollouts[0]["frames"],
-    }
-  if truth is not None:
-    results["fid"] = {"flavour": perceptual.FID_FLAVOUR, "images": views}
-  for line, rollout in zip(lines, rollouts, strict=False):
-    line["rollout"] = rollout
-  text = "".join(json.dumps(x) + "\n" for x in [*lines, {"dataset": results}])
-  files.write_whole(store.folder / "scores.jsonl", text.encode())
-  shown = table(results)
-  files.write_whole(store.folder / "table.md", f"{shown}\n".encode())
-  sheet = _sheet(store.read_shown())
-  pictures.save_png(store.folder / "sheet.png", sheet)
-  return results
-
-
-def table(results: dict[str, Any]) -> str:
-  """The scores as a Markdown table, with what they were measured on."""
-  notes = [
-    f"{results['views']} views of {results['scenes']} scenes of split"
-    f" {results['split']}, {results['image_size']}x{results['image_size']};"
-    f" given {_views(results['input_views'])}; targets: {results['targets']}."
-  ]
-  if "fid" in results:
-    fid = results["fid"]
-    notes.append(f"FID over {fid['images']} pictures: {fid['flavour']}.")
-  if "rollouts" in results:
-    rollouts = results["rollouts"]
-    notes.append(
-      f"Reprojection and field fit over rollouts of {rollouts['frames']} frames"
-      f" of {rollouts['scenes']} scenes."
-    )
-  if results["left_out"]:
-    notes.append(
-      f"Left out, for want of weights: {', '.join(results['left_out'])}."
-    )
-  shown = summary.table(results["rows"], results["samples"])
-  return shown + "\n\n" + " ".join(notes)
-
-
-def _distance(inputs: dict[str, np.ndarray]) -> float:
-  """Of the first input camera from the origin."""
-  return float(np.linalg.norm(inputs["poses"][0, :3, 3]))
-
-
-def _views(inputs: Sequence[int]) -> str:
-  word = "view" if len(inputs) == 1 else "views"
-  return f"{word} {', '.join(map(str, inputs))}"
-
-
-def _sheet(shown: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
-  """Truth, render and sample of the first targets, three rows a scene."""
-  rows = []
-  for i, of_scene in enumerate(shown):
-    inputs = list(of_scene["inputs"])
-    blank = [np.full_like(image, 255) for image in inputs]
-    rows.append((f"scene {i}", [*inputs, *of_scene["truth"]]))
-    rows.append(("RGB render", [*blank, *of_scene["render"]]))
-    if "sample" in of_scene:
-      rows.append(("sample", [*blank, *of_scene["sample"]]))
-  return pictures.sheet(rows)

@@ -1,6 +1,7 @@
 """Renders and samples of a group of scenes, a few target views at a time."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from genvs_jax.evaluation import protocol
+from genvs_jax.geometry import rendering
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
 
 
-class Drawn(NamedTuple):
+class Predictions(NamedTuple):
   """Pictures of one scene's T targets, on the host.
 
   Attributes:
@@ -30,39 +32,117 @@ class Drawn(NamedTuple):
   opacity: np.ndarray
 
 
-def build_drawing(
-  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
-) -> Callable[..., list[Drawn]]:
-  """A function (scenes, input_scenes, samples) -> `Drawn` of each scene.
+class Predictor:
+  """Draws groups of scenes, spread over this process's devices.
 
-  `scenes` are `protocol.SceneViews`, at most `batch` of them; the inputs are
-  those of `input_scenes`, by default the same; `samples` is K. Scenes are
-  spread over this process's devices. What a view looks like depends on the
-  seed and on the numbers of scene, view and sample alone.
+  What a view looks like depends on the seed and on the numbers of scene, view
+  and sample alone.
 
   Args:
-    config: evaluate, sampler and seed are read from it.
     model: the model.
     variables: of the model, on this process's devices.
+    sampler: see `view_synthesis.build_sampler`; None for renders alone.
+    seed: of the samples.
     batch: scenes drawn at a time; fewer take as long.
+    batch_views: target views of each at a time.
   """
-  chunk = config.evaluate.batch_views
-  mesh = sharding.make_local_mesh(batch)
-  split = sharding.split_batch(mesh)
-  variables = jax.device_put(variables, sharding.replicated(mesh))
-  has_denoiser = "denoiser" in variables
-  sampler = (
-    view_synthesis.build_sampler(config, model) if has_denoiser else None
-  )
-  encode = jax.jit(
-    lambda variables, inputs: view_synthesis.encode_views(
-      model, variables, inputs
+
+  def __init__(
+    self,
+    model: pipeline.Model,
+    variables: pipeline.Variables,
+    sampler: Callable | None,
+    seed: int,
+    batch: int,
+    batch_views: int,
+  ):
+    mesh = sharding.make_local_mesh(batch)
+    self._split = sharding.split_batch(mesh)
+    self._variables = jax.device_put(variables, sharding.replicated(mesh))
+    self._seed, self._batch, self._batch_views = seed, batch, batch_views
+    self._encode = jax.jit(
+      lambda variables, inputs: view_synthesis.encode_views(
+        model, variables, inputs
+      )
     )
+    self._draw = jax.jit(_build_draw(model, sampler))
+
+  def __call__(
+    self,
+    scenes: Sequence[protocol.SceneViews],
+    input_scenes: Sequence[protocol.SceneViews] | None = None,
+    samples: int = 0,
+  ) -> list[Predictions]:
+    """Predictions of each scene, at most `batch` of them.
+
+    Args:
+      scenes: whose targets are drawn.
+      input_scenes: whose inputs they are drawn from, by default the same.
+      samples: K of each target.
+    """
+    count = len(scenes)
+    rows = sharding.pad_rows(count, self._batch)
+    sources = scenes if input_scenes is None else input_scenes
+    stacked = {
+      key: np.stack([sources[i].inputs[key] for i in rows])
+      for key in sources[0].inputs
+    }
+    inputs = self._encode(self._variables, jax.device_put(stacked, self._split))
+    pieces = [
+      jax.device_get(
+        self._draw(
+          self._variables, inputs, jax.device_put(poses, self._split), keys
+        )
+      )
+      for poses, keys in self._pieces([scenes[i] for i in rows], samples)
+    ]
+    return [
+      jax.tree.map(
+        lambda *x, b=b, s=s: np.concatenate([y[b] for y in x])[: len(s.views)],
+        *pieces,
+      )
+      for b, s in enumerate(scenes)
+    ]
+
+  def _pieces(
+    self, scenes: Sequence[protocol.SceneViews], samples: int
+  ) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Poses [B,Q,4,4] and keys [K,B,Q], `batch_views` targets at a time."""
+    most, size = max(len(s.views) for s in scenes), self._batch_views
+    for first in range(0, most, size):
+      # A piece that is too long repeats the last view, to keep its shape.
+      at = [
+        np.minimum(np.arange(first, first + size), len(s.views) - 1)
+        for s in scenes
+      ]
+      poses = [s.poses[i] for s, i in zip(scenes, at, strict=True)]
+      keys = [
+        view_synthesis.view_keys(self._seed, np.array([s.scene]), s.views[i])[0]
+        for s, i in zip(scenes, at, strict=True)
+      ]
+      yield np.stack(poses), _sample_keys(jnp.stack(keys), samples)
+
+
+def build_predictor(
+  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
+) -> Predictor:
+  """From `config.evaluate`, `config.sampler` and `config.seed`."""
+  has_denoiser = "denoiser" in variables
+  return Predictor(
+    model,
+    variables,
+    view_synthesis.build_sampler(config, model) if has_denoiser else None,
+    config.seed,
+    batch,
+    config.evaluate.batch_views,
   )
 
-  @jax.jit
-  def draw(variables, inputs, poses, keys) -> Drawn:
-    """Poses [B,Q,4,4] and keys [K,B,Q]; `Drawn` with B before T = Q."""
+
+def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
+  """(variables, inputs, poses [B,Q,4,4], keys [K,B,Q]) -> `Predictions` with B
+  before T = Q, for `jax.jit`."""
+
+  def draw(variables, inputs, poses, keys) -> Predictions:
     features, views = view_synthesis.render_inputs(
       model, variables, inputs, poses
     )
@@ -72,62 +152,20 @@ def build_drawing(
       drawn, _ = sampler(variables, flat, keys.reshape(-1))
       return _to_uint8(drawn.reshape(views.rgb.shape))
 
+    # Sample by sample: memory of one.
     samples = (
       jax.lax.map(sample, keys)
       if len(keys)
       else jnp.zeros((0, *views.rgb.shape), jnp.uint8)
     )
-    return Drawn(
+    return Predictions(
       render=_to_uint8(views.rgb),
       samples=jnp.moveaxis(samples, 0, 2),
-      depth=views.depth / jnp.maximum(views.opacity, 1e-6),
+      depth=rendering.expected_depth(views.weighted_depth, views.opacity),
       opacity=views.opacity,
     )
 
-  def draw_group(
-    scenes: Sequence[protocol.SceneViews],
-    input_scenes: Sequence[protocol.SceneViews] | None = None,
-    samples: int = 0,
-  ) -> list[Drawn]:
-    kept = len(scenes)
-    rows = [min(i, kept - 1) for i in range(batch)]
-    scenes = [scenes[i] for i in rows]
-    given = scenes if input_scenes is None else [input_scenes[i] for i in rows]
-    stacked = {
-      key: np.stack([s.inputs[key] for s in given]) for key in given[0].inputs
-    }
-    inputs = encode(variables, jax.device_put(stacked, split))
-    most = max(len(s.views) for s in scenes)
-    pieces = []
-    for first in range(0, most, chunk):
-      # A piece that is too long repeats the last view, to keep its shape.
-      at = [
-        np.minimum(np.arange(first, first + chunk), len(s.views) - 1)
-        for s in scenes
-      ]
-      poses = np.stack([s.poses[i] for s, i in zip(scenes, at, strict=True)])
-      keys = jnp.stack(
-        [
-          view_synthesis.view_keys(config.seed, [s.scene], s.views[i])[0]
-          for s, i in zip(scenes, at, strict=True)
-        ]
-      )
-      drawn = draw(
-        variables,
-        inputs,
-        jax.device_put(poses, split),
-        _sample_keys(keys, samples),
-      )
-      pieces.append(jax.device_get(drawn))
-    return [
-      jax.tree.map(
-        lambda *x, b=b, s=s: np.concatenate([y[b] for y in x])[: len(s.views)],
-        *pieces,
-      )
-      for b, s in enumerate(scenes[:kept])
-    ]
-
-  return draw_group
+  return draw
 
 
 def _sample_keys(keys: jax.Array, samples: int) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Which views of a scene are given, and which are drawn and scored.
+"""Which views of a scene are inputs, and which are drawn and scored.
 
 The protocol of SRN cars, as pixelNeRF and its successors use it: view 64 of
-251 is given (two views: 64 and 104 there, 64 and 128 in Splatter Image), and
-all others are scored.
+251 is the input (two views: 64 and 104 there, 64 and 128 in Splatter Image),
+and all others are scored.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
+from genvs_jax.runtime import messages
 
 # pixelNeRF's quick look, its viewlist/srn_eval_views.txt.
 PIXELNERF_SUBSET = (0, *range(24, 250, 25))
@@ -53,7 +55,7 @@ def choose_targets(
 
   Args:
     poses: [views,4,4] of the scene.
-    inputs: indices of the views that are given.
+    inputs: indices of the input views.
     targets: "others", "pixelnerf" or "spread".
     count: of "spread", chosen far from the inputs and from each other.
     min_angle: of "spread", degrees from every input.
@@ -61,10 +63,7 @@ def choose_targets(
   Raises:
     ValueError: if a view does not exist.
   """
-  if targets not in TARGETS:
-    raise ValueError(
-      f"evaluate.targets is {targets!r}, expected one of {', '.join(TARGETS)}"
-    )
+  messages.check_choice("evaluate.targets", targets, TARGETS)
   total = len(poses)
   _check_views(inputs, total)
   if targets == "spread":
@@ -78,29 +77,29 @@ def choose_targets(
   return np.array([i for i in chosen if i not in inputs])
 
 
-def load_inputs(config, record: loading.Record) -> dict[str, np.ndarray]:
+def load_inputs(config, record: datasets.Record) -> dict[str, np.ndarray]:
   """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
-  given = list(config.evaluate.input_views)
-  _check_views(given, len(record["poses"]))
+  indices = list(config.evaluate.input_views)
+  _check_views(indices, len(record["poses"]))
   size, resize = config.model.image_size, config.model.resize
-  return loading.decode_views(record, given, size, resize)
+  return decoding.decode_views(record, indices, size, resize)
 
 
 def load_scene(
-  config, records: Sequence[loading.Record], scene: int
+  config, records: Sequence[datasets.Record], scene: int
 ) -> SceneViews:
   """Decodes one scene's inputs and targets."""
   options, size = config.evaluate, config.model.image_size
-  record, given = records[scene], list(options.input_views)
+  record = records[scene]
   views = choose_targets(
     np.array(record["poses"]),
-    given,
+    list(options.input_views),
     options.targets,
-    options.spread,
+    options.spread_views,
     options.min_angle,
   )
-  targets = loading.decode_views(record, views, size, config.model.resize)
-  depths = loading.decode_depths(record, views, size)
+  targets = decoding.decode_views(record, views, size, config.model.resize)
+  depths = decoding.decode_depths(record, views, size)
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),

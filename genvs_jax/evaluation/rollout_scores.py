@@ -1,6 +1,5 @@
 """3D consistency of rollouts, of renders and samples alike."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from genvs_jax.evaluation import consistency
+from genvs_jax.geometry import rendering
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import rollouts
@@ -16,56 +16,87 @@ from genvs_jax.sampling import view_synthesis
 Scores = dict[str, dict[str, float | None]]
 
 
-def build_rollout_scores(
-  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
-) -> Callable[..., list[dict[str, Any]]]:
-  """A function (inputs, scenes, poses) -> a line for `store` of each scene.
-
-  `inputs` are those of `protocol.load_inputs`, `scenes` their numbers and
-  `poses` [B,frames,4,4] their paths, at most `batch` of each. A line has the
-  scores by row: reprojection and field_fit in dB (None: not scored) with the
-  coverage of each.
+class RolloutScores:
+  """Rolls groups of scenes out and scores them.
 
   Args:
-    config: rollout, sampler, evaluate, frustum and seed are read from it.
-    model: the model.
-    variables: of the model, on this process's devices.
+    rollout: draws paths for `batch` scenes on `mesh`.
+    variables: of the model, on the devices of the mesh.
+    options: of the field fits.
+    seed: of the rollouts.
     batch: scenes rolled out at a time; fewer take as long.
   """
+
+  def __init__(
+    self,
+    rollout: rollouts.Rollout,
+    variables: pipeline.Variables,
+    options: consistency.FitOptions,
+    seed: int,
+    batch: int,
+  ):
+    self._rollout = rollout
+    self._variables = variables
+    self._options = options
+    self._seed, self._batch = seed, batch
+
+  def __call__(
+    self,
+    inputs: Sequence[dict[str, np.ndarray]],
+    scenes: Sequence[int],
+    poses: np.ndarray,
+  ) -> list[dict[str, Any]]:
+    """A line for `score_files` of each scene, at most `batch` of them.
+
+    Args:
+      inputs: of `protocol.load_inputs`.
+      scenes: their numbers.
+      poses: f32 [B,frames,4,4] their paths.
+
+    Returns:
+      lines with the scores by row: reprojection and field_fit in dB (None:
+      not scored) with the coverage of each.
+    """
+    rows = sharding.pad_rows(len(scenes), self._batch)
+    stacked = {
+      key: np.stack([inputs[i][key] for i in rows]) for key in inputs[0]
+    }
+    stacked["scene"] = np.asarray(scenes)[rows]
+    frames = list(
+      self._rollout.run(self._variables, stacked, poses[rows], self._seed)
+    )
+    return [
+      {
+        "scene": scene,
+        "frames": len(frames),
+        "views_encoded_again": self._rollout.report.encoded_again,
+        "scores": _score(
+          [jax.tree.map(lambda x, b=b: x[b, 0], frame) for frame in frames],
+          poses[b],
+          inputs[b]["intrinsics"],
+          self._options,
+        ),
+      }
+      for b, scene in enumerate(scenes)
+    ]
+
+
+def build_rollout_scores(
+  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
+) -> RolloutScores:
+  """From `config.rollout`, `config.sampler` and `config.seed`; variables lie
+  on this process's devices."""
   mesh = sharding.make_local_mesh(batch)
   split = sharding.split_batch(mesh)
-  variables = jax.device_put(variables, sharding.replicated(mesh))
-  rollout = rollouts.Rollout(
+  rollout = rollouts.build_rollout(
     config,
     model,
     "denoiser" in variables,
     lambda tree: jax.device_put(tree, split),
   )
   options = consistency.FitOptions(half_extent=model.frustum.half_extent)
-
-  def score_rollouts(inputs, scenes, poses):
-    rows = [min(i, len(scenes) - 1) for i in range(batch)]
-    stacked = {
-      key: np.stack([inputs[i][key] for i in rows]) for key in inputs[0]
-    }
-    stacked["scene"] = np.asarray(scenes)[rows]
-    drawn = list(rollout.run(variables, stacked, poses[rows], config.seed))
-    return [
-      {
-        "scene": scene,
-        "frames": len(drawn),
-        "views_encoded_again": rollout.report.encoded_again,
-        "scores": _score(
-          [jax.tree.map(lambda x, b=b: x[b, 0], frame) for frame in drawn],
-          poses[b],
-          inputs[b]["intrinsics"],
-          options,
-        ),
-      }
-      for b, scene in enumerate(scenes)
-    ]
-
-  return score_rollouts
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  return RolloutScores(rollout, variables, options, config.seed, batch)
 
 
 def _score(
@@ -76,7 +107,8 @@ def _score(
 ) -> Scores:
   """Scores of one scene's frames, which have neither B nor Q."""
   opacity = np.stack([f.opacity for f in drawn])
-  depth = np.stack([f.depth for f in drawn]) / np.maximum(opacity, 1e-6)
+  weighted = np.stack([f.weighted_depth for f in drawn])
+  depth = rendering.expected_depth(weighted, opacity)
   rows = {"render": [f.rgb for f in drawn]}
   if drawn[0].sample is not None:
     rows["sample"] = [f.sample for f in drawn]

@@ -1,131 +1,123 @@
 """Draws and scores scenes group by group: renders, samples, baselines."""
 
-import functools
+import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
 
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
+from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
-from genvs_jax.evaluation import scorer as scorer_module
-from genvs_jax.evaluation import store as store_module
+from genvs_jax.evaluation import score_files
 from genvs_jax.evaluation import summary
 from genvs_jax.models import pipeline
 
 _MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
-_SHOWN_VIEWS = 8  # of a scene on the sheet
-# Rows whose pictures can be kept, and whose features FID compares.
-_DRAWN_ROWS = ("render", "sample", "sample_mean")
+_EXAMPLE_VIEWS = 8  # of a scene on the grid
+# Rows whose pictures can be stored, and whose features FID compares.
+_PREDICTED_ROWS = ("render", "sample", "sample_mean")
+Rows = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is scored; see `evaluate` in `configs/base.py`.
+
+  Attributes:
+    load_scene: number in the split -> inputs and targets.
+    samples: K of each view, 0 without a denoiser.
+    mean_image: u8 [H,W,3] over training views; None for no baselines.
+    pictures: whether what is scored is stored as PNG files.
+  """
+
+  load_scene: Callable[[int], protocol.SceneViews]
+  samples: int
+  mean_image: np.ndarray | None
+  pictures: bool
 
 
 class SceneScores:
   """Draws, scores and writes groups of scenes.
 
   Args:
-    config: evaluate, model, sampler, data and seed are read from it.
-    model: the model.
-    variables: of the model, on this process's devices.
-    workdir: where a dataset whose data_dir is WORKDIR lies.
+    options: see above.
+    predict: draws a group.
     scorer: of the pictures.
     store: that receives the scores.
-    batch: scenes in the largest group.
   """
 
   def __init__(
     self,
-    config,
-    model: pipeline.Model,
-    variables: pipeline.Variables,
-    workdir: str,
-    scorer: scorer_module.Scorer,
-    store: store_module.Store,
-    batch: int,
+    options: Options,
+    predict: prediction.Predictor,
+    scorer: image_scores.Scorer,
+    store: score_files.Store,
   ):
-    self._config, self._scorer, self._store = config, scorer, store
-    self._draw = prediction.build_drawing(config, model, variables, batch)
-    self._samples = config.evaluate.samples if "denoiser" in variables else 0
-    self._mean_image = (
-      _mean_image(
-        loading.load_split(config, workdir, "train"),
-        config.model.image_size,
-        config.model.resize,
-      )
-      if config.evaluate.baselines
-      else None
-    )
+    self._options, self._predict = options, predict
+    self._scorer, self._store = scorer, store
 
-  def __call__(
-    self, group: Sequence[int], records: Sequence[loading.Record]
-  ) -> None:
-    """Scores some scenes of a split and writes them."""
-    load = functools.partial(protocol.load_scene, self._config, records)
+  def __call__(self, group: Sequence[int], split_size: int) -> None:
+    """Scores some scenes of a split of `split_size` and writes them."""
+    load = self._options.load_scene
     scenes = [load(i) for i in group]
-    drawn = self._draw(scenes, samples=self._samples)
-    wrong = None
-    if self._config.evaluate.baselines:
-      others = [load((i - 1) % len(records)) for i in group]
-      wrong = [d.render for d in self._draw(scenes, others)]
-    for i, (scene, of_scene) in enumerate(zip(scenes, drawn, strict=True)):
-      rows = self._rows(scene, of_scene, None if wrong is None else wrong[i])
-      self._write(scene, of_scene, rows)
+    predictions = self._predict(scenes, samples=self._options.samples)
+    wrong_inputs: Sequence[np.ndarray | None] = [None] * len(scenes)
+    if self._options.mean_image is not None:
+      others = [load((i - 1) % split_size) for i in group]
+      wrong_inputs = [p.render for p in self._predict(scenes, others)]
+    for scene, predicted, wrong in zip(
+      scenes, predictions, wrong_inputs, strict=True
+    ):
+      rows = self._rows(scene, predicted, wrong)
+      self._write(scene, predicted, rows)
 
-  def _rows(self, scene, drawn, wrong) -> dict[str, np.ndarray]:
+  def _rows(
+    self,
+    scene: protocol.SceneViews,
+    predicted: prediction.Predictions,
+    wrong_input: np.ndarray | None,
+  ) -> Rows:
     """Pictures u8 [T,H,W,3] by row of the table."""
-    rows = {"render": drawn.render}
-    if self._samples:
-      rows["sample"] = drawn.samples[:, 0]
-    if self._samples > 1:
-      mean = np.mean(drawn.samples, 1, dtype=np.float32)
+    rows = {"render": predicted.render}
+    if self._options.samples:
+      rows["sample"] = predicted.samples[:, 0]
+    if self._options.samples > 1:
+      mean = np.mean(predicted.samples, 1, dtype=np.float32)
       rows["sample_mean"] = (mean + 0.5).astype(np.uint8)
-    if self._config.evaluate.baselines:
+    if wrong_input is not None:
       shape = scene.images.shape
-      rows["mean_image"] = np.broadcast_to(self._mean_image, shape)
+      rows["mean_image"] = np.broadcast_to(self._options.mean_image, shape)
       rows["input_copy"] = _nearest_inputs(scene)
-      rows["render_wrong_input"] = wrong
+      rows["render_wrong_input"] = wrong_input
     return rows
 
-  def _write(self, scene, drawn, rows) -> None:
-    mask = None if scene.distances is None else scene.distances > 0
-    scores = {
-      row: self._scorer.score(images, scene.images, mask)
-      for row, images in rows.items()
-    }
-    if self._samples > 1:
-      rest = [
-        self._scorer.score(images, scene.images, mask)
-        for images in np.moveaxis(drawn.samples, 1, 0)[1:]
-      ]
-      scores["sample_best"] = scorer_module.best_of([scores["sample"], *rest])
-    if scene.distances is not None:
-      scores["render"] |= scorer_module.depth_scores(
-        drawn.depth, drawn.opacity, scene.distances
-      )
+  def _write(
+    self,
+    scene: protocol.SceneViews,
+    predicted: prediction.Predictions,
+    rows: Rows,
+  ) -> None:
+    """Scores the rows; files of the scene, its line last."""
+    scores = self._score(scene, predicted, rows)
     features = {}
     if self._scorer.has_fid:
-      features = {
-        row: self._scorer.features(rows[row])
-        for row in _DRAWN_ROWS
-        if row in rows
-      } | {"truth": self._scorer.features(scene.images)}
-    if self._config.evaluate.pictures:
-      for row in _DRAWN_ROWS:
+      pictures = {k: v for k, v in rows.items() if k in _PREDICTED_ROWS}
+      pictures["truth"] = scene.images
+      features = {k: self._scorer.features(v) for k, v in pictures.items()}
+    if self._options.pictures:
+      for row in _PREDICTED_ROWS:
         if row in rows:
           self._store.write_pictures(row, scene.name, scene.views, rows[row])
-    if scene.scene < store_module.SHOWN_SCENES:
-      shown = {
-        row: rows[row][:_SHOWN_VIEWS]
-        for row in ("render", "sample")
-        if row in rows
+    if scene.scene < score_files.EXAMPLE_SCENES:
+      examples = {"truth": scene.images} | {
+        row: rows[row] for row in ("render", "sample") if row in rows
       }
-      self._store.write_shown(
-        scene.scene,
-        {
-          "inputs": scene.inputs["images"],
-          "truth": scene.images[:_SHOWN_VIEWS],
-          **shown,
-        },
-      )
+      examples = {k: v[:_EXAMPLE_VIEWS] for k, v in examples.items()}
+      examples["inputs"] = scene.inputs["images"]
+      self._store.write_examples(scene.scene, examples)
     lists = summary.to_lists(scores)
     line = {
       "scene": scene.scene,
@@ -135,6 +127,73 @@ class SceneScores:
       "scores": lists,
     }
     self._store.write("scenes", scene.scene, line, features)
+
+  def _score(
+    self,
+    scene: protocol.SceneViews,
+    predicted: prediction.Predictions,
+    rows: Rows,
+  ) -> dict[str, dict[str, np.ndarray]]:
+    """Scores [T] by row and metric."""
+    mask = None if scene.distances is None else scene.distances > 0
+    scores = {
+      row: self._scorer.score(images, scene.images, mask)
+      for row, images in rows.items()
+    }
+    if self._options.samples > 1:
+      others = [
+        self._scorer.score(images, scene.images, mask)
+        for images in np.moveaxis(predicted.samples, 1, 0)[1:]
+      ]
+      scores["sample_best"] = image_scores.best_of([scores["sample"], *others])
+    if scene.distances is not None:
+      scores["render"] |= image_scores.depth_scores(
+        predicted.depth, predicted.opacity, scene.distances
+      )
+    return scores
+
+
+def build_scene_scores(
+  config,
+  model: pipeline.Model,
+  variables: pipeline.Variables,
+  records: Sequence[datasets.Record],
+  workdir: str,
+  scorer: image_scores.Scorer,
+  store: score_files.Store,
+  batch: int,
+) -> SceneScores:
+  """From `config.evaluate`, the sampler and the data.
+
+  Args:
+    config: see above.
+    model: the model.
+    variables: of the model, on this process's devices.
+    records: of the split that is scored.
+    workdir: where a dataset whose data_dir is WORKDIR lies.
+    scorer: of the pictures.
+    store: that receives the scores.
+    batch: scenes in the largest group.
+  """
+  options = config.evaluate
+  mean_image = None
+  if options.baselines:
+    mean_image = _mean_image(
+      datasets.load_split(config, workdir, "train"),
+      config.model.image_size,
+      config.model.resize,
+    )
+  return SceneScores(
+    Options(
+      load_scene=lambda i: protocol.load_scene(config, records, i),
+      samples=options.samples if "denoiser" in variables else 0,
+      mean_image=mean_image,
+      pictures=options.pictures,
+    ),
+    prediction.build_predictor(config, model, variables, batch),
+    scorer,
+    store,
+  )
 
 
 def _nearest_inputs(scene: protocol.SceneViews) -> np.ndarray:
@@ -149,13 +208,13 @@ def _nearest_inputs(scene: protocol.SceneViews) -> np.ndarray:
 
 
 def _mean_image(
-  records: Sequence[loading.Record], size: int, resize: str
+  records: Sequence[datasets.Record], size: int, resize: str
 ) -> np.ndarray:
   """Mean over all views of the first training scenes, u8 [H,W,3]."""
-  total, views = 0.0, 0
+  total, views = np.zeros((size, size, 3)), 0
   for i in range(min(len(records), _MEAN_IMAGE_SCENES)):
     every = range(len(records[i]["poses"]))
-    images = loading.decode_views(records[i], every, size, resize)["images"]
-    total = total + images.sum(0, dtype=np.float64)
+    images = decoding.decode_views(records[i], every, size, resize)["images"]
+    total += images.sum(0, dtype=np.float64)
     views += len(images)
   return (total / views + 0.5).astype(np.uint8)

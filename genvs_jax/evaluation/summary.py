@@ -64,7 +64,7 @@ def summarise(
   """Means over scenes by row and metric.
 
   Args:
-    lines: of `store`, with "means" of each scene.
+    lines: of `score_files`, with "means" of each scene.
     rollouts: consistency scores by row, in scenes of their own.
     fid: of a row's pictures against the truth's; None if unknown.
   """
@@ -80,12 +80,12 @@ def summarise(
     if distance is not None:
       summary[row]["fid"] = distance
     for metric in ("reprojection", "field_fit"):
-      found = [r["scores"][row] for r in rollouts if row in r["scores"]]
-      if found:
-        values = [f[metric] for f in found]
+      scores = [r["scores"][row] for r in rollouts if row in r["scores"]]
+      if scores:
+        values = [s[metric] for s in scores]
         coverage = _COVERAGES[metric]
         summary[row][metric] = _mean(values)
-        summary[row][coverage] = _mean([f[coverage] for f in found])
+        summary[row][coverage] = _mean([s[coverage] for s in scores])
         scored = len(values) - values.count(None)
         summary[row][f"{metric}_scored"] = [scored, len(values)]
   return summary

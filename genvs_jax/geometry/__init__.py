@@ -1,0 +1,1 @@
+"""Cameras, paths of cameras, and volume rendering: functions of arrays."""

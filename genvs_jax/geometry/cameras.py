@@ -1,12 +1,29 @@
-"""Pinhole cameras: pixels to rays, points to pixels, poses on a sphere.
+"""Pinhole cameras: pixels to rays, points to pixels and to frustum volumes.
 
 Poses are OpenCV camera-to-world matrices [..,4,4] in world units; intrinsics
 are [..,4] = (fx, fy, cx, cy) in pixels, where the centre of the top left pixel
-is (0.5, 0.5). Geometry stays in float32 whatever the networks compute in.
+is (0.5, 0.5). Geometry stays in float32 whatever the networks compute in, and
+its products are of the highest precision: the bfloat16 products that TPUs take
+by default would move a point by a hundredth of its distance.
+
+A frustum says where a world point lies in the volume that the encoder lifts an
+input view to. Each kind answers two questions: `coordinates` maps points to
+(u, v, w) in [-1,1], the volume's columns, rows and depth planes, with a mask
+of the points that the volume covers; `ray_bounds` says between which distances
+a target ray is worth sampling. `align_corners` says whether -1 and 1 are the
+centres of the outermost voxels (True) or their outer faces (False).
 """
+
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+# World units: depths nearer to the camera's own plane than this are taken for
+# it, where a division would magnify every rounding.
+_LEAST_DEPTH = 1e-6
 
 
 def pixel_centres(height: int, width: int) -> jax.Array:
@@ -35,15 +52,14 @@ def pixel_rays(
   Returns:
     origins and unit directions, both [..,R,3] in world axes.
   """
-  focal, centre = jnp.split(intrinsics[..., None, :], 2, -1)
+  focal, centre = jnp.split(intrinsics[..., None, :], 2, -1)  # [..,1,2] each
+  # On the plane at depth 1, then to unit length: distances along a ray are
+  # Euclidean, not depths along the optical axis.
   xy = (pixels - centre) / focal
-  local = jnp.concatenate([xy, jnp.ones_like(xy[..., :1])], -1)
+  local = jnp.concatenate([xy, jnp.ones_like(xy[..., :1])], -1)  # [..,R,3]
   local /= jnp.linalg.norm(local, axis=-1, keepdims=True)
   directions = jnp.einsum(
-    "...ij,...rj->...ri",
-    poses[..., :3, :3],
-    local,
-    precision=jax.lax.Precision.HIGHEST,
+    "...ij,...rj->...ri", poses[..., :3, :3], local, precision=_HIGHEST
   )
   origins = jnp.broadcast_to(poses[..., None, :3, 3], directions.shape)
   return origins, directions
@@ -51,11 +67,12 @@ def pixel_rays(
 
 def world_to_camera(points: jax.Array, poses: jax.Array) -> jax.Array:
   """Points [..,P,3] in the axes of the cameras `poses` [..,4,4]."""
+  # R^T (p - t): the transpose is in the order of the indices.
   return jnp.einsum(
     "...ji,...pj->...pi",
     poses[..., :3, :3],
     points - poses[..., None, :3, 3],
-    precision=jax.lax.Precision.HIGHEST,
+    precision=_HIGHEST,
   )
 
 
@@ -68,18 +85,9 @@ def project(
   """
   local = world_to_camera(points, poses)
   depth = local[..., 2]
-  safe = jnp.where(jnp.abs(depth) < 1e-6, 1e-6, depth)
+  divisor = jnp.where(jnp.abs(depth) < _LEAST_DEPTH, _LEAST_DEPTH, depth)
   focal, centre = jnp.split(intrinsics[..., None, :], 2, -1)
-  return local[..., :2] / safe[..., None] * focal + centre, depth
-
-
-def flip_axes(poses: jax.Array) -> jax.Array:
-  """Camera-to-world poses [..,4,4] from OpenCV's to OpenGL's axes, or back.
-
-  The camera's y and z axes (columns) change sign: OpenGL cameras have y up and
-  look along -z.
-  """
-  return poses * jnp.array([1.0, -1.0, -1.0, 1.0])
+  return local[..., :2] / divisor[..., None] * focal + centre, depth
 
 
 def relative_to_first(poses: jax.Array) -> jax.Array:
@@ -94,39 +102,120 @@ def relative_to_first(poses: jax.Array) -> jax.Array:
     stays where it is (the reference's `normalize_first_view`).
   """
   rotation, position = poses[0, :3, :3], poses[0, :3, 3]
-  highest = jax.lax.Precision.HIGHEST
+  # OpenCV's y and z (down, forwards) become up and backwards.
   inverse = (rotation * jnp.array([1.0, -1.0, -1.0])).T
   back = jnp.array([0.0, 0.0, 1.0]) * jnp.linalg.norm(position)
-  shift = back - jnp.matmul(inverse, position, precision=highest)
+  shift = back - jnp.matmul(inverse, position, precision=_HIGHEST)
   move = jnp.eye(4).at[:3, :3].set(inverse).at[:3, 3].set(shift)
-  return jnp.matmul(move, poses, precision=highest)
+  return jnp.matmul(move, poses, precision=_HIGHEST)
 
 
-def look_at(position: jax.Array, target: jax.Array) -> jax.Array:
-  """Poses f32 [..,4,4] at `position` [..,3] facing `target` [..,3], up +z.
+@dataclasses.dataclass(frozen=True)
+class NearFar:
+  """The camera's pyramid between two planes, linear in depth (pixelNeRF).
 
-  Straight above or below the target, where up is undefined, the camera's
-  right is world -x, as in the last view of SRN's test spiral.
+  Attributes:
+    near: depth of the first plane in world units; also where rays start.
+    far: depth of the last plane; also where rays end.
+    image_size: (height, width) in pixels of the image behind the intrinsics.
   """
-  position = jnp.asarray(position, jnp.float32)
-  forward = target - position
-  forward /= jnp.linalg.norm(forward, axis=-1, keepdims=True)
-  right = jnp.cross(forward, jnp.array([0.0, 0.0, 1.0]))
-  norm = jnp.linalg.norm(right, axis=-1, keepdims=True)
-  right = jnp.where(
-    norm > 1e-6, right / jnp.maximum(norm, 1e-6), jnp.array([-1.0, 0.0, 0.0])
-  )
-  down = jnp.cross(forward, right)
-  top = jnp.stack([right, down, forward, position], -1)
-  bottom = jnp.broadcast_to(
-    jnp.array([0.0, 0.0, 0.0, 1.0]), (*top.shape[:-2], 1, 4)
-  )
-  return jnp.concatenate([top, bottom], -2)
+
+  near: float
+  far: float
+  image_size: tuple[int, int]
+  align_corners: ClassVar[bool] = False
+
+  @property
+  def half_extent(self) -> float:
+    """Of the cube around the origin that cameras at their usual distance, in
+    the middle of near and far, cover; world units."""
+    return (self.far - self.near) / 2
+
+  def coordinates(
+    self, points: jax.Array, poses: jax.Array, intrinsics: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Volume coordinates of world points.
+
+    Args:
+      points: [..,P,3] world units.
+      poses: [..,4,4] camera-to-world of the input views.
+      intrinsics: [..,4] pixels.
+
+    Returns:
+      uvw [..,P,3] in [-1,1] (clamped), and bool [..,P], True inside.
+    """
+    pixels, depth = project(points, poses, intrinsics)
+    height, width = self.image_size
+    # The image's borders are the volume's outer faces, and so are the planes
+    # at near (w = -1) and far (w = 1).
+    uv = pixels / jnp.array([width, height], jnp.float32) * 2 - 1
+    w = (depth - self.near) / (self.far - self.near) * 2 - 1
+    uvw = jnp.concatenate([uv, w[..., None]], -1)
+    # A point behind the camera can land on a pixel all the same.
+    inside = jnp.all(jnp.abs(uvw) <= 1, -1) & (depth > 0)
+    return jnp.clip(uvw, -1, 1), inside
+
+  def ray_bounds(
+    self, origins: jax.Array, directions: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Distances [..,R] along unit rays between which samples are placed."""
+    del directions
+    shape = origins.shape[:-1]
+    return jnp.full(shape, self.near), jnp.full(shape, self.far)
 
 
-def view_angle(poses_a: jax.Array, poses_b: jax.Array) -> jax.Array:
-  """Angle in radians between two cameras as seen from the world's origin."""
-  a, b = poses_a[..., :3, 3], poses_b[..., :3, 3]
-  return jnp.arctan2(
-    jnp.linalg.norm(jnp.cross(a, b), axis=-1), jnp.sum(a * b, -1)
-  )
+@dataclasses.dataclass(frozen=True)
+class UnitCube:
+  """The reference's frustum: the cube [-1,1]^3 seen from the input camera.
+
+  The camera looks at the cube's centre from distance d = |t|; x and y are
+  divided by depth, and depth planes run from d+1 (w = -1, far) to d-1 (w = 1,
+  near). v points up: row 0 of the volume is the bottom of the image. Points
+  outside are clamped to the border voxels and count as covered. Square pixels
+  and a centred principal point are assumed, as in the reference.
+
+  Attributes:
+    min_near: rays start no nearer than this (world units).
+  """
+
+  min_near: float = 0.5
+  align_corners: ClassVar[bool] = True
+  half_extent: ClassVar[float] = 1.0
+
+  def coordinates(
+    self, points: jax.Array, poses: jax.Array, intrinsics: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """As `NearFar.coordinates`; everything is covered."""
+    local = world_to_camera(points, poses)
+    distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None]
+    # With the principal point in the middle, f / cx is the slope at which a
+    # ray leaves the image, where u = 1.
+    slope = (intrinsics[..., 0] / intrinsics[..., 2])[..., None]
+    depth = local[..., 2]
+    divisor = jnp.maximum(depth, _LEAST_DEPTH)
+    u = slope * local[..., 0] / divisor
+    v = slope * -local[..., 1] / divisor
+    uvw = jnp.stack([u, v, distance - depth], -1)
+    return jnp.clip(uvw, -1, 1), jnp.ones(uvw.shape[:-1], bool)
+
+  def ray_bounds(
+    self, origins: jax.Array, directions: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Entry and exit distances [..,R] of the cube; equal for a ray that misses.
+
+    Between equal bounds all intervals are of length 0, so that no sample of
+    such a ray weighs anything.
+    """
+    # Slabs: the ray is inside where it is between all three pairs of planes.
+    slope = directions + 1e-15  # never 0; the planes are then far away
+    a, b = (-1 - origins) / slope, (1 - origins) / slope
+    near = jnp.max(jnp.minimum(a, b), -1)
+    far = jnp.min(jnp.maximum(a, b), -1)
+    # The reference clamps `near` after this test only, so that a cube behind
+    # the camera gives near > far; we count it as a miss.
+    miss = (far < near) | (far < self.min_near)
+    near = jnp.where(miss, self.min_near, jnp.maximum(near, self.min_near))
+    return near, jnp.where(miss, self.min_near, far)
+
+
+Frustum = NearFar | UnitCube

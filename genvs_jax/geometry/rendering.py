@@ -1,9 +1,9 @@
 """Volume rendering of feature images (NeRF, Mildenhall et al. 2020, sec. 4-5).
 
 Two passes along each ray: evenly spaced samples, then as many again where the
-first pass found something. The radiance field is evaluated once per sample:
-both sets are composited together instead of evaluating the first again.
-Everything works on rays [..,R] with any leading axes, in float32.
+first pass met something. The radiance field is evaluated once per sample: both
+sets are composited together instead of evaluating the first again. Everything
+works on rays [..,R] with any leading axes, in float32.
 """
 
 import dataclasses
@@ -16,6 +16,13 @@ import jax.numpy as jnp
 
 # points [..,R,S,3] -> density [..,R,S] >= 0 and features [..,R,S,F]
 FieldFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+# A pixel shows the object where its opacity is above this.
+OPAQUE = 0.5
+# Added to each weight of the first pass, so that a ray through empty space has
+# a cdf too (NeRF's published code); also the least step of a cdf that its
+# inversion divides by.
+_LEAST_WEIGHT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +45,30 @@ class Render(NamedTuple):
 
   Attributes:
     features: [..,R,F], composited over a background of ones.
-    depth: [..,R] sum of weight * distance along the ray, world units; divide
-      by `opacity` for the expected distance.
+    weighted_depth: [..,R] sum of weight * distance along the ray, world units;
+      see `expected_depth`.
     opacity: [..,R] in [0,1].
   """
 
   features: jax.Array
-  depth: jax.Array
+  weighted_depth: jax.Array
   opacity: jax.Array
+
+
+def expected_depth(weighted_depth, opacity):
+  """Distance along the ray at which it is expected to end, world units.
+
+  Args:
+    weighted_depth: [..] of `Render`, JAX or NumPy.
+    opacity: [..].
+  """
+  # The reference's guard: an empty ray, 0 / 1e-6, has depth 0.
+  return weighted_depth / (opacity + 1e-6)
+
+
+def over_white(colours, opacity):
+  """Composites colours [..,F], weighted by opacity [..], over ones."""
+  return colours + (1 - opacity)[..., None]
 
 
 def trilinear_lookup(
@@ -68,18 +91,23 @@ def trilinear_lookup(
       " height, width and depth"
     )
   size = jnp.array(grid, jnp.float32)
+  # u runs over columns, the volume's second axis: (u, v, w) -> (v, u, w).
   rcd = uvw[..., jnp.array([1, 0, 2])]
+  # Voxel indices, fractional; PyTorch's grid_sample has the same two rules.
   if align_corners:
     index = (rcd + 1) / 2 * (size - 1)
   else:
     index = (rcd + 1) / 2 * size - 0.5
   index = jnp.clip(index, 0, size - 1)
+  # The lower corner of the cell, which may start no later than one voxel
+  # before the border, so that the upper corner exists.
   base = jnp.clip(jnp.floor(index), 0, size - 2).astype(jnp.int32)
   above = index - base
   # Summed in float32, values as well as gradients.
   table = volume.astype(jnp.promote_types(volume.dtype, jnp.float32))
   sides = (1 - above, above)
-  total = 0
+  total = jnp.zeros(())
+  # Eight corners, each with the product of its three sides as weight.
   for r, c, p in itertools.product((0, 1), repeat=3):
     row, column, plane = (base + jnp.array([r, c, p])).T
     values = table.at[row, column, plane].get(mode="promise_in_bounds")
@@ -99,6 +127,7 @@ def coarse_distances(
   near, far = near[..., None], far[..., None]
   distances = near + (far - near) * jnp.linspace(0.0, 1.0, count)
   if uniform is not None:
+    # Their spacing is (far - near) / (count - 1): neighbours never cross.
     distances += (uniform - 0.5) * (far - near) / count
   return distances
 
@@ -123,20 +152,25 @@ def fine_distances(
   Returns:
     [..,count], ascending if `uniform` is, without gradient.
   """
+  # NeRF too treats the placement of samples as given: only what is evaluated
+  # there is learned from.
   distances, weights = jax.lax.stop_gradient((distances, weights))
-  bins = (distances[..., 1:] + distances[..., :-1]) / 2
-  weights = weights[..., 1:-1] + 1e-5
+  bins = (distances[..., 1:] + distances[..., :-1]) / 2  # [..,S-1]
+  weights = weights[..., 1:-1] + _LEAST_WEIGHT  # [..,S-2], one for each bin
   pdf = weights / jnp.sum(weights, -1, keepdims=True)
   cdf = jnp.cumsum(pdf, -1)
-  cdf = jnp.concatenate([jnp.zeros_like(cdf[..., :1]), cdf], -1)
+  cdf = jnp.concatenate([jnp.zeros_like(cdf[..., :1]), cdf], -1)  # [..,S-1]
   if uniform is None:
+    # The middles of `count` equal shares of the probability.
     quantiles = jnp.linspace(0.5 / count, 1 - 0.5 / count, count)
     uniform = jnp.broadcast_to(quantiles, (*cdf.shape[:-1], count))
+  # The bin that holds each quantile: the one behind the last limit that is
+  # not above it, kept inside where rounding leaves the cdf short of 1.
   index = _count(jnp.greater_equal, uniform, cdf)
   below = jnp.maximum(index - 1, 0)
   above = jnp.minimum(index, cdf.shape[-1] - 1)
   low, high = _take(cdf, below), _take(cdf, above)
-  width = jnp.where(high - low < 1e-5, 1.0, high - low)
+  width = jnp.where(high - low < _LEAST_WEIGHT, 1.0, high - low)
   left, right = _take(bins, below), _take(bins, above)
   return left + (uniform - low) / width * (right - left)
 
@@ -152,17 +186,19 @@ def compositing_weights(
     last_interval: [..] length that the last sample stands for.
 
   Returns:
-    alpha times transmittance; a sample does not shadow itself.
+    alpha times transmittance; a sample does not shadow itself (in the
+    reference it does).
   """
   intervals = jnp.concatenate(
     [jnp.diff(distances, axis=-1), last_interval[..., None]], -1
   )
   optical = density * intervals
   before = jnp.cumsum(optical, -1) - optical
+  # alpha = 1 - exp(-x), of which expm1 keeps the digits where x is small.
   return -jnp.expm1(-optical) * jnp.exp(-before)
 
 
-def compositing_weights_of_both(
+def merged_compositing_weights(
   first_density: jax.Array,
   first: jax.Array,
   second_density: jax.Array,
@@ -181,7 +217,7 @@ def compositing_weights_of_both(
     last_interval: [..] length that the last sample of all stands for.
 
   Returns:
-    the weights of both sets.
+    the weights of both sets, [..,S] and [..,S'].
   """
   # How many of the other set lie before each sample; of equal ones, the first
   # set's do.
@@ -191,6 +227,7 @@ def compositing_weights_of_both(
   start = jnp.zeros_like(end)
 
   def optical_depth(density, distances, others, before):
+    # An interval ends at the next sample of either set, whichever is nearer.
     following = jnp.concatenate([distances[..., 1:], end], -1)
     other = _take(jnp.concatenate([others, end], -1), before)
     following = jnp.minimum(following, other)
@@ -201,6 +238,7 @@ def compositing_weights_of_both(
 
   first_optical = optical_depth(first_density, first, second, before_first)
   second_optical = optical_depth(second_density, second, first, before_second)
+  # sums[i] is the optical depth of the first i samples of a set, [..,S+1].
   first_sums, second_sums = (
     jnp.concatenate([start, jnp.cumsum(x, -1)], -1)
     for x in (first_optical, second_optical)
@@ -231,9 +269,9 @@ def render_rays(
     field: evaluates points.
     origins: [..,R,3] world units.
     directions: [..,R,3] unit vectors.
-    near: [..,R] distance at which sampling starts; 1e9 with `far` the same
-      marks a ray that meets nothing.
-    far: [..,R] distance at which it ends.
+    near: [..,R] distance at which sampling starts.
+    far: [..,R] distance at which it ends; equal to `near` for a ray that
+      meets nothing.
     counts: samples per pass.
     uniforms: the random numbers of training; by default none.
 
@@ -242,46 +280,50 @@ def render_rays(
   """
 
   def evaluate(distances):
+    # o + t d: [..,R,1,3] and [..,R,S,1] -> points [..,R,S,3].
     points = (
       origins[..., None, :] + distances[..., None] * directions[..., None, :]
     )
     return field(points)
 
+  # Coarse pass: evenly spaced, each sample standing for its share of the ray.
   last_interval = (far - near) / counts.coarse
   coarse = coarse_distances(near, far, counts.coarse, uniforms.coarse)
   coarse_density, coarse_features = evaluate(coarse)
   coarse_weights = compositing_weights(coarse_density, coarse, last_interval)
+  # Fine pass: more samples where the coarse weights are.
   fine = fine_distances(coarse, coarse_weights, counts.fine, uniforms.fine)
   fine_density, fine_features = evaluate(fine)
 
-  coarse_weights, fine_weights = compositing_weights_of_both(
+  # NeRF evaluates a second network at the union of both sets; ours is one
+  # network, whose values at the coarse samples are used again.
+  coarse_weights, fine_weights = merged_compositing_weights(
     coarse_density, coarse, fine_density, fine, last_interval
   )
 
   def composite(values):
-    """Sum over the samples of both passes of weight times value."""
-    return sum(
+    """Sum over the samples of both passes of weight times value [..,S,F]."""
+    coarse_sum, fine_sum = (
       jnp.einsum(
         "...s,...sf->...f", weights, x, precision=jax.lax.Precision.HIGHEST
       )
       for weights, x in zip((coarse_weights, fine_weights), values, strict=True)
     )
+    return coarse_sum + fine_sum
 
   opacity = jnp.sum(coarse_weights, -1) + jnp.sum(fine_weights, -1)
   features = composite((coarse_features, fine_features))
-  depth = composite(
-    tuple(jnp.where(x < 1e8, x, 0.0)[..., None] for x in (coarse, fine))
-  )
-  return Render(features + (1 - opacity)[..., None], depth[..., 0], opacity)
+  weighted_depth = composite((coarse[..., None], fine[..., None]))[..., 0]
+  return Render(over_white(features, opacity), weighted_depth, opacity)
 
 
 def _count(compare, values: jax.Array, limits: jax.Array) -> jax.Array:
   """How many limits [..,L] compare so with each value [..,S], i32 [..,S]."""
   # Limit by limit XLA makes one loop of it; all at once, an array [..,S,L].
-  return sum(
-    compare(values, limits[..., i, None]).astype(jnp.int32)
-    for i in range(limits.shape[-1])
-  )
+  total = jnp.zeros(values.shape, jnp.int32)
+  for i in range(limits.shape[-1]):
+    total += compare(values, limits[..., i, None]).astype(jnp.int32)
+  return total
 
 
 def _take(values: jax.Array, index: jax.Array) -> jax.Array:

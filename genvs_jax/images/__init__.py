@@ -1,0 +1,1 @@
+"""Scores, grids and files of images."""

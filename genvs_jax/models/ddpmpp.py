@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax.models import convolution
 from genvs_jax.models import layers
 
 _SUM_SCALE = 0.5**0.5
@@ -36,7 +35,7 @@ class DDPMpp(nn.Module):
     embedding: width of the conditioning vector; the network starts with a
       quarter as many channels.
     dropout: rate, single values.
-    augmentation: whether it takes the augmentation vector.
+    augmentation: whether it takes the augmentation labels.
     remat: whether the backward pass computes blocks again.
     dtype: of the computation.
   """
@@ -56,7 +55,7 @@ class DDPMpp(nn.Module):
     x: jax.Array,
     sigma: jax.Array,
     features: jax.Array,
-    augmentation: jax.Array,
+    augment_labels: jax.Array,
     train: bool,
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts F(x; sigma, features); the arguments of `image_v1.ImageV1`.
@@ -65,7 +64,7 @@ class DDPMpp(nn.Module):
       F f32 [B,H,W,3], and zeros [B] in place of a log-variance.
     """
     layers.check_levels(self.channels, self.depths, self.attention)
-    vector = self._embed(sigma, augmentation)
+    vector = self._embed(sigma, augment_labels)
     x = jnp.concatenate([x, features], -1).astype(self.dtype)
 
     def block(x, name, width, resample="", attention=False):
@@ -74,6 +73,8 @@ class DDPMpp(nn.Module):
         width, resample, attention, self.dropout, self.dtype, name=name
       )(x, vector, train)
 
+    # Down: every block leaves a skip, and so do the first convolution and the
+    # blocks that halve the resolution.
     resolution = x.shape[2]
     x = conv(x, self.embedding // 4, 3, "input", self.dtype)
     skips = [x]
@@ -86,8 +87,10 @@ class DDPMpp(nn.Module):
         attention = self.attention[level]
         x = block(x, f"encoder_{{}}_block{i}", width, "", attention)
         skips.append(x)
+    # At the bottom two blocks, the first with attention.
     x = block(x, "decoder_{}_in0", self.channels[-1], "", True)
     x = block(x, "decoder_{}_in1", self.channels[-1])
+    # Up: one block more a level than down, so that each takes one skip.
     for level, width in reversed(list(enumerate(self.channels))):
       if level < len(self.channels) - 1:
         resolution *= 2
@@ -100,7 +103,7 @@ class DDPMpp(nn.Module):
     x = conv(x, 3, 3, "output", jnp.float32, near_zero)
     return x, jnp.zeros(len(x))
 
-  def _embed(self, sigma: jax.Array, augmentation: jax.Array) -> jax.Array:
+  def _embed(self, sigma: jax.Array, augment_labels: jax.Array) -> jax.Array:
     """The conditioning vector [B,embedding], float32."""
     vector = positional_features(sigma, self.embedding // 4)
     if self.augmentation:
@@ -109,7 +112,7 @@ class DDPMpp(nn.Module):
         use_bias=False,
         kernel_init=xavier(),
         name="augmentation",
-      )(augmentation)
+      )(augment_labels)
     for i in range(2):
       vector = nn.Dense(
         self.embedding, kernel_init=xavier(), name=f"mapping{i}"
@@ -120,6 +123,7 @@ class DDPMpp(nn.Module):
 
 def positional_features(sigma: jax.Array, width: int) -> jax.Array:
   """[sin, cos] of log(sigma)/4 at `width`/2 frequencies, [B,width]."""
+  # DDPM's frequencies, from 1 down to 1/10000; log(sigma) / 4 is c_noise.
   count = width // 2
   frequencies = (1 / 10_000) ** (jnp.arange(count) / (count - 1))
   phase = jnp.log(sigma)[:, None] / 4 * frequencies
@@ -137,6 +141,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
+    """[n,h,w,c] and [n,embedding] -> [n,h',w',width]."""
     y = nn.silu(group_norm(x, "norm0", self.dtype))
     y = conv(_resample(y, self.resample), self.width, 3, "conv0", self.dtype)
     shift = nn.Dense(self.width, kernel_init=xavier(), name="shift")(vector)
@@ -147,6 +152,7 @@ class Block(nn.Module):
     if self.resample or x.shape[-1] != self.width:
       x = _resample(x, self.resample)
       x = conv(x, self.width, 1, "skip", self.dtype)
+    # A sum of two of variance 1 has variance 1 again.
     x = (x + y) * _SUM_SCALE
     return self._attend(x) if self.attention else x
 
@@ -156,6 +162,7 @@ class Block(nn.Module):
     y = group_norm(x, "norm2", self.dtype)
     qkv = conv(y, 3 * c, 1, "qkv", self.dtype, xavier(0.2**0.5))
     q, k, v = jnp.split(qkv.reshape(n, h * w, 3 * c), 3, -1)
+    # Softmax in float32 whatever the products are in.
     logits = jnp.einsum("nqc,nkc->nqk", q, k / c**0.5)
     weights = nn.softmax(logits.astype(jnp.float32), -1).astype(self.dtype)
     y = jnp.einsum("nqk,nkc->nqc", weights, v).reshape(n, h, w, c)
@@ -166,7 +173,7 @@ def conv(
   x: jax.Array, width: int, kernel: int, name: str, dtype, init=None
 ) -> jax.Array:
   """A convolution with EDM's initialisation."""
-  return convolution.Conv(
+  return nn.Conv(
     width,
     (kernel, kernel),
     padding=kernel // 2,

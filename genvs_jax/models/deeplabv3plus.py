@@ -9,11 +9,10 @@ The decoder has neither norms nor dropout. [n,H,W,3] -> [n,H,W,D,C].
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from genvs_jax.models import convolution
 from genvs_jax.models import layers
-from genvs_jax.models import pixels
-from genvs_jax.models import resnet34
+from genvs_jax.models import resnet
 
 ATROUS_RATES = (12, 24, 36)
 _SKIP_WIDTH = 48  # of the reduced stride-4 features, as in DeepLabV3+
@@ -28,7 +27,9 @@ class SeparableConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = convolution.Conv(
+    """[n,h,w,c] -> [n,h,w,width]."""
+    # A group for each channel: nine numbers per channel instead of 9 c.
+    x = nn.Conv(
       x.shape[-1],
       (3, 3),
       padding=self.dilation,
@@ -55,10 +56,12 @@ class AtrousPyramid(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[n,h,w,c] -> [n,h,w,width]."""
     branches = [_pointwise(x, self.width, "point", self.dtype)]
     for rate in ATROUS_RATES:
       branch = SeparableConv(self.width, rate, self.dtype, name=f"rate{rate}")
       branches.append(branch(x))
+    # The whole image at a glance, the same at every pixel.
     pooled = jnp.mean(x, (1, 2), keepdims=True)
     pooled = _pointwise(pooled, self.width, "pooled", self.dtype)
     branches.append(jnp.broadcast_to(pooled, branches[0].shape))
@@ -75,12 +78,15 @@ class LearnedUpsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[n,h,w,c] -> [n,2h,2w,width]."""
     n, h, w, c = x.shape
     # PyTorch counts a transposed convolution's fan-in on its output side.
     init = layers.torch_bias(4 * self.width)
     kernel = self.param("kernel", init, (c, 2, 2, self.width))
     bias = self.param("bias", init, (self.width,))
     x, kernel, bias = (v.astype(self.dtype) for v in (x, kernel, bias))
+    # With stride 2 the four taps never overlap: pixel (2h+i, 2w+j) is matrix
+    # (i, j) times pixel (h, w).
     y = jnp.einsum("nhwc,cijo->nhiwjo", x, kernel)
     return y.reshape(n, 2 * h, 2 * w, self.width) + bias
 
@@ -93,9 +99,10 @@ class UpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+    """[n,h,w,c] and [n,2h,2w,c'] -> [n,2h,2w,width]."""
     x = LearnedUpsample(self.width, self.dtype, name="up")(x)
     x = jnp.concatenate([x, skip], -1)
-    return convolution.Conv(
+    return nn.Conv(
       self.width,
       (3, 3),
       padding=1,
@@ -114,7 +121,7 @@ class DeepLabV3Plus(nn.Module):
     depth_planes: D of the volume; the decoder is D C channels wide.
     trunk_width: channels of ResNet's first stage (64 in ResNet34).
     stage_sizes: blocks per ResNet stage.
-    norm: of the trunk, see `resnet34.ResNet34`; "frozen" is meant for
+    norm: of the trunk, see `resnet.ResNet34`; "frozen" is meant for
       statistics that come with ImageNet weights.
     remat: whether the backward pass computes blocks again.
     dtype: of the computation; the volume has it too.
@@ -138,7 +145,7 @@ class DeepLabV3Plus(nn.Module):
     """
     width = self.depth_planes * self.channels
     image = x.astype(self.dtype)
-    stride2, stride4, stride8, _, x = resnet34.ResNet34(
+    stride2, stride4, stride8, _, x = resnet.ResNet34(
       self.trunk_width,
       self.stage_sizes,
       self.norm,
@@ -147,21 +154,46 @@ class DeepLabV3Plus(nn.Module):
       dtype=self.dtype,
       name="trunk",
     )(image, train)
+    # Stride 16 and 8; every map from here on is D C channels wide.
     pyramid = layers.block(AtrousPyramid, self.remat)
     up = layers.block(UpBlock, self.remat)
     x = pyramid(width, self.dtype, name="pyramid")(x)
     x = nn.relu(up(width, self.dtype, name="up8")(x, stride8))
-    x = pixels.double_aligned(x)
+    x = double_aligned(x)
+    # Stride 4, where DeepLabV3+ itself ends, with a narrow skip so that it
+    # does not outweigh what comes from above.
     skip = nn.relu(_pointwise(stride4, _SKIP_WIDTH, "skip4", self.dtype))
     x = jnp.concatenate([x, skip], -1)
     x = nn.relu(SeparableConv(width, 1, self.dtype, name="merge4")(x))
+    # The dlv3 branch goes on to stride 2 and to the image itself.
     x = nn.relu(up(width, self.dtype, name="up2")(x, stride2))
     x = up(width, self.dtype, name="up1")(x, image)
     return x.reshape(*x.shape[:3], self.depth_planes, self.channels)
 
 
+def double_aligned(images: jax.Array) -> jax.Array:
+  """Twice the height and width, bilinear, corner pixels on corner pixels.
+
+  PyTorch's `align_corners=True`: output i of n pixels reads the input at
+  i (n - 1) / (2 n - 1).
+  """
+
+  def matrix(count: int) -> jax.Array:
+    # Row i holds the two weights of output pixel i, a tent around its place.
+    at = np.arange(2 * count) * (count - 1) / (2 * count - 1)
+    distance = np.abs(at[:, None] - np.arange(count))
+    return jnp.asarray(np.maximum(1 - distance, 0), jnp.float32)
+
+  height, width = images.shape[-3:-1]
+  highest = jax.lax.Precision.HIGHEST
+  x = images.astype(jnp.float32)
+  x = jnp.einsum("yh,...hwc->...ywc", matrix(height), x, precision=highest)
+  x = jnp.einsum("xw,...ywc->...yxc", matrix(width), x, precision=highest)
+  return x.astype(images.dtype)
+
+
 def _pointwise(x: jax.Array, width: int, name: str, dtype) -> jax.Array:
-  return convolution.Conv(
+  return nn.Conv(
     width,
     (1, 1),
     use_bias=False,

@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax.models import convolution
 from genvs_jax.models import layers
 
 
@@ -41,7 +40,7 @@ class ImageV1(nn.Module):
     x: jax.Array,
     sigma: jax.Array,
     features: jax.Array,
-    augmentation: jax.Array,
+    augment_labels: jax.Array,
     train: bool,
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts F(x; sigma, features).
@@ -50,17 +49,18 @@ class ImageV1(nn.Module):
       x: [B,H,W,3] noisy image times c_in; sides divisible by 2^(levels-1).
       sigma: [B] noise level in image units.
       features: [B,H,W,F] conditioning, not scaled.
-      augmentation: [B,9] augmentation vector, zeros for none.
+      augment_labels: [B,9] of `augmentation.labels`, zeros for none.
       train: whether to drop channels ("dropout" rng).
 
     Returns:
       F f32 [B,H,W,3] and the log-variance f32 [B].
     """
     layers.check_levels(self.channels, self.depths, self.attention)
-    vector = self._embed(sigma, augmentation)
+    vector = self._embed(sigma, augment_labels)
     x = jnp.concatenate([x, features], -1).astype(self.dtype)
     x = _conv(x, self.channels[0], 1, "input", self.dtype)
 
+    # Down: the blocks of a level, then half the resolution. One skip a level.
     skips = []
     for i, width in enumerate(self.channels):
       if i > 0:
@@ -68,6 +68,8 @@ class ImageV1(nn.Module):
       for j in range(self.depths[i]):
         x = self._block(x, vector, i, j, width, "down", train)
       skips.append(x)
+    # Up: the deepest level has no skip to join; the last block of a level
+    # already has the width of the next one.
     for i in reversed(range(len(self.channels))):
       if i < len(self.channels) - 1:
         x = jnp.concatenate([x, skips[i]], -1)
@@ -77,7 +79,9 @@ class ImageV1(nn.Module):
         x = self._block(x, vector, i, j, width, "up", train)
       if i > 0:
         x = layers.blur_upsample(x)
-    x = convolution.Conv(
+    # Three channels of F and one whose mean is the log-variance. Zeros at the
+    # start: D(x) = c_skip x.
+    x = nn.Conv(
       4,
       (1, 1),
       kernel_init=nn.initializers.zeros,
@@ -85,8 +89,9 @@ class ImageV1(nn.Module):
     )(x.astype(jnp.float32))
     return x[..., :3], jnp.mean(x[..., 3], (1, 2))
 
-  def _embed(self, sigma: jax.Array, augmentation: jax.Array) -> jax.Array:
+  def _embed(self, sigma: jax.Array, augment_labels: jax.Array) -> jax.Array:
     """The conditioning vector [B,embedding], float32."""
+    # Drawn once and never trained.
     frequencies = self.variable(
       "constants",
       "frequencies",
@@ -100,7 +105,7 @@ class ImageV1(nn.Module):
       use_bias=False,
       kernel_init=layers.torch_default,
       name="augmentation",
-    )(augmentation)
+    )(augment_labels)
     for i in range(2):
       vector = nn.Dense(
         self.embedding,
@@ -114,6 +119,9 @@ class ImageV1(nn.Module):
   def _block(
     self, x, vector, level: int, index: int, width: int, path: str, train: bool
   ) -> jax.Array:
+    """The blocks `index` of a level, residual and attention; `path` is "down"
+    or "up". The residual one has the level's width inside, `width` at its
+    end."""
     resolution = x.shape[2]
     name = f"{path}_{resolution}_block{index}"
     x = layers.block(ResBlock, self.remat, (3,))(
@@ -130,6 +138,7 @@ class ImageV1(nn.Module):
 
 def fourier_features(sigma: jax.Array, frequencies: jax.Array) -> jax.Array:
   """[cos, sin] of log(sigma)/4 at random frequencies, [B,2 frequencies]."""
+  # log(sigma) / 4 is EDM's c_noise.
   phase = 2 * jnp.pi * jnp.log(sigma)[:, None] / 4 * frequencies
   return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
 
@@ -144,6 +153,9 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
+    """[n,h,w,c] and [n,embedding] -> [n,h,w,width]."""
+
+    # Whole channels at a time (PyTorch's Dropout2d).
     def drop(y):
       return nn.Dropout(self.dropout, broadcast_dims=(1, 2))(
         y, deterministic=not train
@@ -156,7 +168,7 @@ class ResBlock(nn.Module):
     y = layers.gelu(y)
     y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
     if x.shape[-1] != self.width:
-      x = convolution.Conv(
+      x = nn.Conv(
         self.width,
         (1, 1),
         use_bias=False,
@@ -175,11 +187,13 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
+    """[n,h,w,c] -> [n,h,w,c]."""
     n, h, w, c = x.shape
     heads = max(1, c // 64)
     y = AdaGroupNorm(self.dtype, name="norm")(x, vector)
     qkv = _conv(y, 3 * c, 1, "qkv", self.dtype)
     q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, heads, c // heads), 2, 0)
+    # 1/sqrt(head width), half on either side: products stay small in bfloat16.
     scale = (c // heads) ** -0.25
     logits = jnp.einsum("nqhc,nkhc->nhqk", q * scale, k * scale)
     weights = nn.softmax(logits.astype(jnp.float32), -1).astype(self.dtype)
@@ -195,6 +209,7 @@ class AdaGroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
+    """[n,h,w,c] and [n,embedding] -> [n,h,w,c]."""
     channels = x.shape[-1]
     scale_shift = nn.Dense(
       2 * channels,
@@ -210,11 +225,12 @@ class AdaGroupNorm(nn.Module):
       use_scale=False,
       use_fast_variance=False,
     )(x.astype(jnp.float32))
+    # The mapper gives the scale's distance from 1.
     return (y * (scale + 1) + shift).astype(self.dtype)
 
 
 def _conv(x: jax.Array, width: int, kernel: int, name: str, dtype) -> jax.Array:
-  return convolution.Conv(
+  return nn.Conv(
     width,
     (kernel, kernel),
     padding=kernel // 2,

@@ -36,6 +36,7 @@ def icnr(key, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
   then starts as nearest-neighbour upsampling, free of checkerboards.
   """
   *rest, out = shape
+  # Channel 4k+2i+j is sub-pixel (i, j) of channel k: four alike in a row.
   kernel = he_fan_in(key, (*rest, out // 4), dtype)
   return jnp.repeat(kernel, 4, axis=-1)
 
@@ -47,8 +48,24 @@ def pixel_shuffle(x: jax.Array) -> jax.Array:
   return x.transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, c // 4)
 
 
+def resize(images: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+  """Resizes [..,H,W,c] to `size` (height, width).
+
+  Args:
+    images: any leading axes.
+    size: (height, width) in pixels.
+    method: "nearest" or "bilinear" (half-pixel centres).
+  """
+  height, width = size
+  if images.shape[-3:-1] == (height, width):
+    return images
+  shape = (*images.shape[:-3], height, width, images.shape[-1])
+  return jax.image.resize(images, shape, method, antialias=False)
+
+
 def blur_downsample(x: jax.Array) -> jax.Array:
   """Halves height and width with the filter [1,3,3,1]/8, reflected borders."""
+  # The filter is separable: rows, then columns, four strided taps each.
   for axis in (1, 2):
     padding = [(0, 0)] * x.ndim
     padding[axis] = (1, 1)
@@ -70,6 +87,8 @@ def blur_upsample(x: jax.Array) -> jax.Array:
     padding[axis] = (1, 1)
     p = jnp.pad(x, padding, mode="reflect")
     size = x.shape[axis]
+    # Zeros between the pixels, then the filter: each output has two taps, 3/4
+    # of the nearer pixel and 1/4 of the farther one.
     before = jax.lax.slice_in_dim(p, 0, size, axis=axis)
     after = jax.lax.slice_in_dim(p, 2, size + 2, axis=axis)
     pairs = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis + 1)
@@ -119,10 +138,12 @@ class BatchNorm(nn.Module):
       bias = self.param("bias", self.bias_init, shape)
     x32 = x.astype(jnp.float32)
     if train and not self.frozen:
+      # Over a batch that is spread over devices, XLA sums across them.
       batch_mean = jnp.mean(x32, (0, 1, 2))
       batch_variance = jnp.mean((x32 - batch_mean) ** 2, (0, 1, 2))
       if not self.is_initializing():
         count = x.size // x.shape[-1]
+        # PyTorch normalises by the biased variance but stores the unbiased.
         unbiased = batch_variance * (count / max(count - 1, 1))
         keep = 1 - self.momentum
         mean.value = keep * mean.value + self.momentum * batch_mean
@@ -160,10 +181,6 @@ def normalize(
   "batch" is `BatchNorm`, "frozen" the same with everything stored and nothing
   trained, "none" does nothing.
   """
-  if norm not in NORMS:
-    raise ValueError(
-      f"encoder.norm is {norm!r}, expected one of {', '.join(NORMS)}"
-    )
   if norm == "none":
     return x
   layer = BatchNorm(

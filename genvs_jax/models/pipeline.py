@@ -8,6 +8,7 @@ are what profiles show.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
@@ -15,16 +16,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax import models
-from genvs_jax.diffusion import augmentation as augmentation_ops
+from genvs_jax.diffusion import augmentation
 from genvs_jax.diffusion import edm
 from genvs_jax.geometry import cameras
-from genvs_jax.geometry import frustum as frustums
 from genvs_jax.geometry import rendering
-from genvs_jax.models import pixels as image_ops
+from genvs_jax.models import layers
+from genvs_jax.runtime import cpu
+from genvs_jax.runtime import messages
 
 Variables = dict[str, dict[str, Any]]
 PARTS = ("encoder", "field", "denoiser")
+# The parts that each objective needs; a state or a checkpoint has no others.
+_PARTS_OF_OBJECTIVE = {
+  "joint": PARTS,
+  "nerf": ("encoder", "field"),
+  "diffusion": ("denoiser",),
+}
+# What is folded into the key of initialisation; a part keeps its number.
+_INIT_NUMBERS = {"encoder": 0, "field": 1, "denoiser": 2}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +57,13 @@ class Model:
     sigma_data: EDM's.
     denoiser_features: channels of the feature image that the denoiser takes,
       0 for one that draws any object.
-    unconditional: noise that stands for "no features", see
-      `unconditional_features`.
+    null_noise: of which `null_features` are made, "normal" or "uniform".
   """
 
   encoder: nn.Module
   field: nn.Module
   denoiser: nn.Module
-  frustum: frustums.Frustum
+  frustum: cameras.Frustum
   counts: rendering.SampleCounts
   image_size: int
   render_size: int
@@ -63,7 +73,7 @@ class Model:
   rays_per_chunk: int
   sigma_data: float
   denoiser_features: int
-  unconditional: str
+  null_noise: str
 
 
 class InputViews(NamedTuple):
@@ -83,76 +93,40 @@ class InputViews(NamedTuple):
 
 
 class FeatureRender(NamedTuple):
-  """Rendered views: features [B,Q,h,w,F], depth and opacity [B,Q,h,w]."""
+  """Rendered views: features [B,Q,h,w,F], and [B,Q,h,w] of `rendering.Render`'s
+  weighted depth and opacity."""
 
   features: jax.Array
-  depth: jax.Array
+  weighted_depth: jax.Array
   opacity: jax.Array
 
 
-def build_model(config) -> Model:
-  """The model that a config describes.
-
-  Raises:
-    ValueError: if sizes or names do not fit together.
-  """
-  if config.diffusion.unconditional not in ("normal", "uniform"):
-    raise ValueError(
-      f"diffusion.unconditional is {config.diffusion.unconditional!r}, expected"
-      " 'normal' or 'uniform'"
-    )
-  if len(config.model.image_range) != 2:
-    raise ValueError(
-      f"model.image_range is {config.model.image_range}, expected (low, high)"
-    )
-  size = config.model.image_size
-  if size % 32:
-    raise ValueError(
-      f"model.image_size is {size}, expected a multiple of 32 (the encoder"
-      " halves it five times)"
-    )
-  return Model(
-    encoder=models.build_encoder(config),
-    field=models.build_field(config),
-    denoiser=models.build_denoiser(config),
-    frustum=frustums.build_frustum(config),
-    counts=rendering.SampleCounts(
-      config.rendering.coarse_samples, config.rendering.fine_samples
-    ),
-    image_size=size,
-    render_size=config.rendering.size,
-    image_range=tuple(config.model.image_range),
-    flip_input=config.frustum.flip_input,
-    upsampling=config.rendering.upsampling,
-    rays_per_chunk=config.rendering.rays_per_chunk,
-    sigma_data=config.diffusion.sigma_data,
-    denoiser_features=(
-      config.model.feature_channels if config.model.denoiser.conditional else 0
-    ),
-    unconditional=config.diffusion.unconditional,
-  )
+def parts_of(objective: str) -> tuple[str, ...]:
+  """The parts of the model that an objective trains or freezes."""
+  messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
+  return _PARTS_OF_OBJECTIVE[objective]
 
 
 def init_variables(
   model: Model, key: jax.Array, parts: tuple[str, ...] = PARTS
 ) -> Variables:
   """Freshly initialised variables of some parts."""
-  keys = dict(zip(PARTS, jax.random.split(key, len(PARTS)), strict=True))
   size, channels = model.image_size, model.encoder.channels
   image = jnp.zeros((1, size, size, 3))
 
   def init(part: str):
+    part_key = jax.random.fold_in(key, _INIT_NUMBERS[part])
     if part == "encoder":
-      return model.encoder.init(keys[part], image, train=False)
+      return model.encoder.init(part_key, image, train=False)
     if part == "field":
       point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
-      return model.field.init(keys[part], point, seen)
+      return model.field.init(part_key, point, seen)
     return model.denoiser.init(
-      keys[part],
+      part_key,
       image,
       jnp.ones((1,)),
       jnp.zeros((1, size, size, model.denoiser_features)),
-      jnp.zeros((1, augmentation_ops.VECTOR_SIZE)),
+      jnp.zeros((1, augmentation.LABEL_SIZE)),
       train=False,
     )
 
@@ -172,6 +146,25 @@ def split_variables(variables: Variables) -> tuple[dict, dict]:
 def join_variables(params: dict, buffers: dict) -> Variables:
   """The inverse of `split_variables`."""
   return {part: {"params": params[part], **buffers[part]} for part in params}
+
+
+def from_uint8(
+  images: jax.Array, image_range: tuple[float, float]
+) -> jax.Array:
+  """u8 0..255 to float32 in `image_range`: the only place that does this."""
+  low, high = image_range
+  return images.astype(jnp.float32) / 255 * (high - low) + low
+
+
+def to_unit(images: jax.Array, image_range: tuple[float, float]) -> jax.Array:
+  """From `image_range` to [0,1], clipped."""
+  low, high = image_range
+  return jnp.clip((images - low) / (high - low), 0, 1)
+
+
+def imagenet_normalize(unit: jax.Array) -> jax.Array:
+  """[0,1] to the zero-mean, unit-deviation range of ImageNet networks."""
+  return (unit - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
 @jax.named_scope("encoder")
@@ -194,20 +187,22 @@ def encode(
   Returns:
     volumes [B,V,H,W,D,C], and the encoder's buffers, updated when training.
   """
-  x = image_ops.imagenet_normalize(image_ops.to_unit(images, model.image_range))
+  x = imagenet_normalize(to_unit(images, model.image_range))
   if noise is not None:
     x += noise
+  # The reference feeds images upside down, so that rows of its volume ascend
+  # with its y axis, which points up.
   if model.flip_input:
     x = jnp.flip(x, -3)
+  # The encoder knows neither scenes nor views: [B,V,..] -> [B V,..].
   x = x.reshape(-1, *x.shape[2:])
-  volumes, updated = model.encoder.apply(
-    variables["encoder"], x, train=train, mutable=["batch_stats"]
-  )
+  with cpu.convolutions_as_products():
+    volumes, updated = model.encoder.apply(
+      variables["encoder"], x, train=train, mutable=["batch_stats"]
+    )
   buffers = {k: v for k, v in variables["encoder"].items() if k != "params"}
-  return volumes.reshape(*images.shape[:2], *volumes.shape[1:]), {
-    **buffers,
-    **updated,
-  }
+  volumes = volumes.reshape(*images.shape[:2], *volumes.shape[1:])
+  return volumes, {**buffers, **updated}
 
 
 @jax.named_scope("render")
@@ -230,6 +225,7 @@ def render_features(
   """
   batch, views = poses.shape[:2]
   size = model.render_size
+  # A render of h pixels instead of H: the same camera, its pixels larger.
   intrinsics = cameras.scale_intrinsics(
     inputs.intrinsics, size / model.image_size
   )
@@ -238,10 +234,12 @@ def render_features(
     jnp.broadcast_to(intrinsics[:, None], (batch, views, 4)),
     cameras.pixel_centres(size, size),
   )
+  # The rays of all views of a scene in a row: [B,Q,h*w,3] -> [B,R,3].
   origins = origins.reshape(batch, -1, 3)
   directions = directions.reshape(batch, -1, 3)
   near, far = model.frustum.ray_bounds(origins, directions)
   if uniforms.fine is not None:
+    # Inverting a cdf at ascending numbers gives ascending distances.
     uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))
 
   def render_chunk(rays):
@@ -267,6 +265,7 @@ def evaluate_field(
 ) -> tuple[jax.Array, jax.Array]:
   """Density [B,R,S] and features [B,R,S,F] at world points [B,R,S,3]."""
   batch, rays, samples = points.shape[:3]
+  # Each point in each input view: [B,1,P,3] against poses [B,V,4,4].
   flat = points.reshape(batch, 1, rays * samples, 3)
   uvw, inside = model.frustum.coordinates(
     flat, inputs.poses, inputs.intrinsics[:, None]
@@ -275,7 +274,8 @@ def evaluate_field(
   def lookup(volume, at):
     return rendering.trilinear_lookup(volume, at, model.frustum.align_corners)
 
-  x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)
+  x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)  # [B,V,P,C]
+  # A view counts for a point if it is in use and its volume covers the point.
   seen = inside & inputs.mask[..., None]
   density, features = model.field.apply(variables["field"], x, seen)
   return (
@@ -287,10 +287,10 @@ def evaluate_field(
 def resize_features(model: Model, features: jax.Array) -> jax.Array:
   """Feature images [..,h,w,c] at the size of the image, [..,H,W,c]."""
   size = (model.image_size, model.image_size)
-  return image_ops.resize(features, size, model.upsampling)
+  return layers.resize(features, size, model.upsampling)
 
 
-def unconditional_features(
+def null_features(
   model: Model, keys: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
   """Noise in place of features [B,H,W,F]: the denoiser then draws any object.
@@ -298,8 +298,8 @@ def unconditional_features(
   Unit Gaussian noise, as in the paper, or uniform in [0,1], which the
   reference was trained with; `keys` [B] has one for each image.
   """
-  normal = model.unconditional == "normal"
-  draw = jax.random.normal if normal else jax.random.uniform
+  is_normal = model.null_noise == "normal"
+  draw = jax.random.normal if is_normal else jax.random.uniform
   return jax.vmap(lambda key: draw(key, shape[1:]))(keys)
 
 
@@ -310,10 +310,10 @@ def predict(
   noisy: jax.Array,
   sigma: jax.Array,
   features: jax.Array,
-  augmentation: jax.Array | None = None,
+  augment_labels: jax.Array | None = None,
   dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The denoiser network behind EDM's input scaling.
+  """The denoiser network F behind EDM's input scaling.
 
   Args:
     model: the model.
@@ -321,24 +321,25 @@ def predict(
     noisy: [B,H,W,3] images plus sigma times unit noise.
     sigma: [B] noise level in image units.
     features: [B,H,W,F] conditioning.
-    augmentation: [B,9], or None for none.
-    dropout_key: trains with dropout when given.
+    augment_labels: [B,9], or None for an image that is not warped.
+    dropout_key: trains with dropout if not None.
 
   Returns:
     F [B,H,W,3] and the log-variance [B].
   """
-  if augmentation is None:
-    augmentation = jnp.zeros((len(noisy), augmentation_ops.VECTOR_SIZE))
+  if augment_labels is None:
+    augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
-  return model.denoiser.apply(
-    variables["denoiser"],
-    noisy * c.inp,
-    sigma,
-    features,
-    augmentation,
-    train=dropout_key is not None,
-    rngs=None if dropout_key is None else {"dropout": dropout_key},
-  )
+  with cpu.convolutions_as_products():
+    return model.denoiser.apply(
+      variables["denoiser"],
+      noisy * c.inp,
+      sigma,
+      features,
+      augment_labels,
+      train=dropout_key is not None,
+      rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
 
 
 def denoise(
@@ -353,13 +354,14 @@ def denoise(
   return edm.denoised(noisy, output, sigma, model.sigma_data)
 
 
-def _in_chunks(fn, arrays, size: int):
+def _in_chunks(fn: Callable, arrays: tuple, size: int) -> Any:
   """fn over chunks of axis 1 of `arrays` [B,R,..], recomputed for gradients.
 
   The chunks run over rays, not over scenes times rays: each then holds a part
   of every scene, and a batch that is spread over devices stays where it is.
   """
   rays = arrays[0].shape[1]
+  # The backward pass renders a chunk again instead of keeping its samples.
   fn = jax.checkpoint(fn)
   if not 0 < size < rays:
     return fn(arrays)
@@ -369,7 +371,7 @@ def _in_chunks(fn, arrays, size: int):
       " rays of a scene"
     )
 
-  def split(x):
+  def split(x):  # [B,R,..] -> [chunks,B,size,..]
     x = x.reshape(x.shape[0], rays // size, size, *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 

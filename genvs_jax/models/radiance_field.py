@@ -18,6 +18,7 @@ ACTIVATIONS = {
   "tanh": nn.tanh,
   "none": lambda x: x,
 }
+AGGREGATES = ("after", "before")
 
 
 class RadianceField(nn.Module):
@@ -62,11 +63,8 @@ class RadianceField(nn.Module):
       density f32 [B,P] per world unit, 0 where no view sees the point, and
       features f32 [B,P,F].
     """
-    if self.aggregate not in ("after", "before"):
-      raise ValueError(
-        f"field.aggregate is {self.aggregate!r}, expected 'after' or 'before'"
-      )
     x = x.astype(self.dtype)
+    # The paper pools first: one evaluation per point, [B,1,P,C].
     if self.aggregate == "before":
       x = _masked_mean(x, seen)[:, None]
     if self.skip and x.shape[-1] != self.features:
@@ -79,11 +77,14 @@ class RadianceField(nn.Module):
     for i in range(self.depth):
       x = hidden_activation(self._dense(x, self.width, f"hidden{i}"))
     x = self._dense(x, 1 + self.features, "out")
+    # Channel 0 is the density, the others the features.
     if self.skip:
       x = x.at[..., 1:].add(volume_features)
+    # The reference pools last, before the activations.
     x = x.astype(jnp.float32)
     x = _masked_mean(x, seen) if self.aggregate == "after" else x[:, 0]
     density = ACTIVATIONS[self.density_activation](x[..., 0])
+    # Space that no view sees is empty, whatever the MLP makes of zeros.
     density = jnp.where(jnp.any(seen, 1), density, 0.0)
     return density, ACTIVATIONS[self.feature_activation](x[..., 1:])
 
@@ -102,4 +103,5 @@ def _masked_mean(x: jax.Array, seen: jax.Array) -> jax.Array:
   weight = seen.astype(x.dtype)[..., None]
   # View by view XLA makes one loop of it; a sum along the axis takes longer.
   total = sum(x[:, i] * weight[:, i] for i in range(x.shape[1]))
+  # A point that no view sees has mean 0 instead of 0 / 0.
   return total / jnp.maximum(jnp.sum(weight, 1), 1)

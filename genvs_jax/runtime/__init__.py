@@ -1,0 +1,1 @@
+"""What any program needs of devices, processes and files."""

@@ -1,11 +1,16 @@
 """Small files that appear whole or not at all, on disk and in buckets."""
 
 import hashlib
+import io
 import json
 import os
 import secrets
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -27,6 +32,35 @@ def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
   return part.replace(path)
 
 
+def write_arrays(
+  path: os.PathLike | str,
+  arrays: Mapping[str, np.ndarray],
+  compressed: bool = False,
+) -> epath.Path:
+  """Writes a .npz file whole, see `write_whole`."""
+  buffer = io.BytesIO()
+  save = np.savez_compressed if compressed else np.savez
+  save(buffer, **arrays)
+  return write_whole(path, buffer.getvalue())
+
+
+def read_arrays(path: os.PathLike | str) -> dict[str, np.ndarray]:
+  """The arrays of a .npz file by name.
+
+  Raises:
+    OSError: if there is no such file.
+    ValueError: if it is damaged or holds anything but arrays.
+  """
+  content = epath.Path(path).read_bytes()
+  try:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f"{path} is no .npz file of arrays, or is damaged ({error})"
+    ) from error
+
+
 def digest(value: Any) -> str:
   """Sixteen digits that tell values apart: JSON, with NumPy arrays in it."""
 
@@ -37,6 +71,15 @@ def digest(value: Any) -> str:
 
   text = json.dumps(value, sort_keys=True, default=encode)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(variables: Any) -> str:
+  """Sixteen digits that tell variables apart, from the first values of every
+  leaf of a tree."""
+  leaves = jax.tree.leaves(variables)
+  first = jax.jit(lambda xs: jnp.concatenate([x.ravel()[:16] for x in xs]))
+  values = np.asarray(first(leaves), np.float32)
+  return hashlib.sha256(values.tobytes()).hexdigest()[:16]
 
 
 def user_cache(name: str) -> epath.Path:

@@ -1,28 +1,10 @@
 """The memory that programs take, on the host and on devices."""
 
-import ctypes
 import resource
 import sys
+from typing import Any
 
 import jax
-
-# Of glibc's mallopt.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-
-
-def keep_freed() -> None:
-  """Keeps memory that a program on CPU frees, for when it runs again.
-
-  XLA allocates the temporaries of a program each time that it runs, gigabytes
-  for a train step. By default glibc returns them to the kernel, which then
-  clears every page anew. Does nothing on other devices and C libraries.
-  """
-  if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
-    return
-  library = ctypes.CDLL(None)
-  if hasattr(library, "mallopt"):
-    library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, -1)
 
 
 def peak() -> dict[str, float]:
@@ -34,3 +16,14 @@ def peak() -> dict[str, float]:
   used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
   return {"process_memory_peak_gib": used * unit / 2**30}
+
+
+def of_program(compiled: Any) -> int:
+  """Bytes on each device that a compiled program needs while it runs."""
+  analysis = compiled.memory_analysis()
+  return (
+    analysis.argument_size_in_bytes
+    + analysis.output_size_in_bytes
+    - analysis.alias_size_in_bytes
+    + analysis.temp_size_in_bytes
+  )

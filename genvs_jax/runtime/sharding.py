@@ -1,4 +1,4 @@
-"""Devices and processes: the only module that knows the mesh.
+"""Where arrays lie: the only module that knows the mesh.
 
 Device code is written for the global batch and compiled by `jax.jit` over a
 mesh of R x S devices. The batch is split over all of them. The state has R
@@ -8,49 +8,20 @@ before it applies them, and XLA inserts the communication. (What used to be
 `pmap` is today the same machinery.)
 """
 
-import contextlib
 import functools
-import glob
-import os
-import sys
-import traceback
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _REPLICAS, _SHARDS = "replicas", "shards"
-# A process that is silent for so long is taken for dead, and the others end.
-_HEARTBEAT_SECONDS = 30
-
-
-def connect(address: str | None, count: int | None, index: int | None) -> None:
-  """Makes this process one of several that train together.
-
-  Must come before anything else that uses JAX. Without arguments, JAX asks
-  the cluster (Cloud TPU, Slurm, Open MPI, Kubernetes).
-
-  Args:
-    address: of process 0, "host:port".
-    count: of processes.
-    index: of this one.
-  """
-  jax.distributed.initialize(
-    address,
-    count,
-    index,
-    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-    shutdown_timeout_seconds=2 * _HEARTBEAT_SECONDS,
-  )
 
 
 def make_mesh(
@@ -131,16 +102,16 @@ def whole_leaves(mesh: Mesh, state: Any) -> list[str]:
   ]
 
 
-def build_gather(mesh: Mesh) -> Callable[[Any], Any]:
-  """Inside `jit`: a tree whole on every device."""
-  return lambda tree: jax.lax.with_sharding_constraint(tree, replicated(mesh))
-
-
-def build_scatter(mesh: Mesh) -> Callable[[Any], Any]:
-  """Inside `jit`: a tree split as `split_state` says."""
-  return lambda tree: jax.lax.with_sharding_constraint(
-    tree, split_state(mesh, tree)
-  )
+def report_whole_leaves(mesh: Mesh, params: Any) -> None:
+  """Logs the parameters that a mesh with shards cannot split."""
+  whole = whole_leaves(mesh, params)
+  if whole:
+    logging.info(
+      "%d parameters have no axis that %d divides and stay whole: %s",
+      len(whole),
+      mesh.shape[_SHARDS],
+      ", ".join(whole),
+    )
 
 
 def local_copy(mesh: Mesh, tree: Any) -> Any:
@@ -153,6 +124,14 @@ def local_copy(mesh: Mesh, tree: Any) -> Any:
 @functools.cache
 def _gather_program(mesh: Mesh) -> Callable[[Any], Any]:
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
+def pad_rows(count: int, size: int) -> list[int]:
+  """Indices of `size` rows, of which there are `count`: the last is repeated.
+
+  A batch of fewer than `size` items gets the shape that is compiled for.
+  """
+  return [min(i, count - 1) for i in range(size)]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
@@ -189,94 +168,3 @@ def check_batch_size(batch_size: int, accumulation: int, mesh: Mesh) -> None:
       f"train.batch_size is {batch_size}, expected a multiple of the"
       f" {mesh.size} devices{pieces if accumulation > 1 else ''}"
     )
-
-
-def wait_for_all(what: str) -> None:
-  """Returns when every process has come to this point."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
-
-
-def all_agree(value: int) -> bool:
-  """Whether every process has the same number, 32 bits; all must ask."""
-  if jax.process_count() == 1:
-    return True
-  values = multihost_utils.process_allgather(np.uint32(value))
-  return bool((values == values[0]).all())
-
-
-def any_process(flag: bool) -> bool:
-  """Whether the flag is set in any process; all must ask, and wait here."""
-  if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.array(flag)).any())
-
-
-@contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
-  """Ends this process on any error if it is one of several.
-
-  What fails in one of them leaves the others waiting, and an orderly exit
-  would wait for them in turn: for a save that all share, for their goodbye.
-  An error out of a step itself means that another process died. Should a step
-  hang instead, the heartbeat ends the process.
-  """
-  try:
-    yield
-  except Exception as error:
-    if jax.process_count() == 1:
-      raise
-    text = (str(error).strip().splitlines() or [repr(error)])[0]
-    failed = isinstance(error, jax.errors.JaxRuntimeError)
-    if failed and "RESOURCE_EXHAUSTED" not in text:
-      text = (
-        f"lost another process ({text[:200]}): start all of them again to go"
-        " on from the newest checkpoint"
-      )
-    elif not isinstance(error, (ValueError, OSError, ArithmeticError)):
-      traceback.print_exc()
-    here = f"process {jax.process_index()} of {jax.process_count()}"
-    print(f"error: {here}: {text}", file=sys.stderr, flush=True)
-    os._exit(1)
-
-
-def stop_requested(step: int) -> bool:
-  """Whether several processes have agreed to stop after this step.
-
-  SIGTERM to any of them makes all agree on a step. Every process must ask
-  after every step; with one process, the answer is no.
-  """
-  return multihost_utils.reached_preemption_sync_point(step)
-
-
-def report_devices() -> None:
-  """Logs the devices in use, and warns of an accelerator left unused."""
-  devices = jax.devices()
-  kinds = sorted({d.device_kind for d in devices})
-  logging.info(
-    "%d %s device(s) in use (%s), %d process(es), jax %s",
-    len(devices),
-    devices[0].platform,
-    ", ".join(kinds),
-    jax.process_count(),
-    jax.__version__,
-  )
-  if devices[0].platform == "cpu":
-    found = _accelerators_present()
-    if found:
-      logging.warning(
-        "%s is here but JAX runs on the CPU: install jax for it (README,"
-        " section Install) or unset JAX_PLATFORMS",
-        found,
-      )
-
-
-def _accelerators_present() -> str:
-  """Names an accelerator that the machine shows, or ""."""
-  if glob.glob("/dev/nvidia[0-9]*"):
-    return "an NVIDIA GPU"
-  if glob.glob("/dev/kfd"):
-    return "an AMD GPU"
-  if glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"):
-    return "a TPU"
-  return ""

@@ -43,9 +43,9 @@ class Writer:
     local.mkdir(parents=True, exist_ok=True)
     before = self._folder / METRICS_FILE
     lines = before.read_text().splitlines() if before.exists() else []
-    kept = [f"{line}\n" for line in lines if _step(line) <= start_step]
+    earlier = [f"{line}\n" for line in lines if _step(line) <= start_step]
     path = local / METRICS_FILE
-    path.write_text("".join(kept))
+    path.write_text("".join(earlier))
     self._lines = path.open("a")
     self._events = tensorboardX.SummaryWriter(
       str(local), purge_step=start_step + 1 if start_step else None
@@ -56,7 +56,7 @@ class Writer:
     if not self._active:
       return
     values = {name: float(value) for name, value in scalars.items()}
-    with _explained():
+    with _explain_failure():
       self._lines.write(json.dumps({"step": step, **values}) + "\n")
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
@@ -68,16 +68,9 @@ class Writer:
     for name, image in images.items():
       self._events.add_image(name, image, step, dataformats="HWC")
 
-  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-    """Markdown texts as events."""
-    if not self._active:
-      return
-    for name, text in texts.items():
-      self._events.add_text(name, text, step)
-
   def flush(self) -> None:
     if self._active:
-      with _explained():
+      with _explain_failure():
         self._lines.flush()
       self._events.flush()
       self._upload()
@@ -106,7 +99,7 @@ def _step(line: str) -> float:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explain_failure() -> Iterator[None]:
   """Says what could not be written when the disk is full."""
   try:
     yield

@@ -1,0 +1,1 @@
+"""Views of scenes and rollouts along paths, and their files."""

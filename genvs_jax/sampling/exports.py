@@ -15,11 +15,9 @@ import skimage.measure
 from etils import epath
 
 from genvs_jax.geometry import cameras
+from genvs_jax.geometry import rendering
 from genvs_jax.models import pipeline
-from genvs_jax.models import pixels as image_ops
 from genvs_jax.runtime import files
-
-_OPAQUE = 0.5
 
 
 class Mesh(NamedTuple):
@@ -61,10 +59,10 @@ def points_of_frames(
   points = np.asarray(
     origins + depth.reshape(*origins.shape[:2], 1) * directions
   )
-  shown = opacity.reshape(-1) > _OPAQUE
+  is_opaque = opacity.reshape(-1) > rendering.OPAQUE
   return Mesh(
-    points.reshape(-1, 3)[shown].astype(np.float32),
-    images.reshape(-1, 3)[shown],
+    points.reshape(-1, 3)[is_opaque].astype(np.float32),
+    images.reshape(-1, 3)[is_opaque],
     np.zeros((0, 3), np.int32),
   )
 
@@ -88,7 +86,7 @@ def build_field(
     density, features = pipeline.evaluate_field(
       model, variables, inputs, points[None, None]
     )
-    colours = image_ops.to_unit(features[0, 0, :, :3], model.image_range)
+    colours = pipeline.to_unit(features[0, 0, :, :3], model.image_range)
     return density[0, 0], jnp.clip(colours, 0, 1)
 
   def field(points):

@@ -8,15 +8,33 @@ denoising step.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-Policy = Callable[
+from genvs_jax.runtime import messages
+
+ChooseViews = Callable[
   [np.ndarray, int, np.ndarray, np.random.Generator], np.ndarray
 ]
+NAMES = ("input", "reference", "nearest", "stochastic")
 
 
-def input_only(views: int) -> Policy:
+class Policy(NamedTuple):
+  """A policy and what it may need at once.
+
+  Attributes:
+    choose: see above.
+    uses_frames: whether it ever picks a frame.
+    most_frames: that one target may be conditioned on.
+  """
+
+  choose: ChooseViews
+  uses_frames: bool
+  most_frames: int
+
+
+def input_only(views: int) -> ChooseViews:
   """The input views alone: frames do not depend on each other."""
 
   def choose(poses, inputs, target, rng):
@@ -26,7 +44,7 @@ def input_only(views: int) -> Policy:
   return choose
 
 
-def reference(views: int, random_views: int) -> Policy:
+def reference(views: int, random_views: int) -> ChooseViews:
   """The reference's: inputs, some random earlier frames, and the last one.
 
   Args:
@@ -45,7 +63,7 @@ def reference(views: int, random_views: int) -> Policy:
   return choose
 
 
-def nearest(views: int) -> Policy:
+def nearest(views: int) -> ChooseViews:
   """The k views nearest in angle, as seen from the world's origin."""
 
   def choose(poses, inputs, target, rng):
@@ -53,14 +71,14 @@ def nearest(views: int) -> Policy:
     directions = poses[:, :3, 3] / np.linalg.norm(
       poses[:, :3, 3], axis=-1, keepdims=True
     )
-    wanted = target[:3, 3] / np.linalg.norm(target[:3, 3])
-    order = np.argsort(-(directions @ wanted), kind="stable")
+    towards = target[:3, 3] / np.linalg.norm(target[:3, 3])
+    order = np.argsort(-(directions @ towards), kind="stable")
     return _row(order[:views], views)
 
   return choose
 
 
-def stochastic(steps: int) -> Policy:
+def stochastic(steps: int) -> ChooseViews:
   """One view at each denoising step, any of all so far (3DiM, sec. 3.2)."""
 
   def choose(poses, inputs, target, rng):
@@ -77,26 +95,22 @@ def _row(chosen, views: int) -> np.ndarray:
   return row
 
 
-def build_policy(config, inputs: int, evaluations: int) -> Policy:
-  """From `config.rollout`.
+def build_policy(config, inputs: int) -> Policy:
+  """From `config.rollout` and `config.sampler.steps`.
 
   Args:
-    config: `rollout` is read from it.
+    config: see above.
     inputs: number of input views.
-    evaluations: denoising steps of a frame.
   """
-  options = config.rollout
-  policies = {
-    "input": lambda: input_only(inputs),
-    "reference": lambda: reference(
-      inputs + options.random_views + 1, options.random_views
-    ),
-    "nearest": lambda: nearest(options.nearest_views),
-    "stochastic": lambda: stochastic(evaluations),
-  }
-  if options.policy not in policies:
-    raise ValueError(
-      f"rollout.policy is {options.policy!r}, expected one of"
-      f" {', '.join(sorted(policies))}"
-    )
-  return policies[options.policy]()
+  options, steps = config.rollout, config.sampler.steps
+  messages.check_choice("rollout.policy", options.policy, NAMES)
+  if options.policy == "input":
+    return Policy(input_only(inputs), False, 0)
+  if options.policy == "nearest":
+    return Policy(nearest(options.nearest_views), True, options.nearest_views)
+  if options.policy == "stochastic":
+    return Policy(stochastic(steps), True, steps)
+  views = inputs + options.random_views + 1
+  return Policy(
+    reference(views, options.random_views), True, options.random_views
+  )

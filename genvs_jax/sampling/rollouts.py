@@ -24,6 +24,25 @@ from genvs_jax.sampling import policies
 from genvs_jax.sampling import view_synthesis
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How paths are drawn; see `rollout` in `configs/base.py`.
+
+  Attributes:
+    build_policy: number of input views -> the policy.
+    bank_gib: memory for encoded views.
+    bank_dtype: of them.
+    sampler: see `view_synthesis.build_sampler`; None draws RGB renders.
+    trajectories: frames whose estimates at each step are returned.
+  """
+
+  build_policy: Callable[[int], policies.Policy]
+  bank_gib: float
+  bank_dtype: Any
+  sampler: Callable | None
+  trajectories: tuple[int, ...]
+
+
 @dataclasses.dataclass
 class Report:
   """What a rollout did beside drawing.
@@ -39,35 +58,49 @@ class Report:
   encoded_again: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Slots:
+  """Where views lie in the bank: inputs for good, frames until newer ones come.
+
+  Attributes:
+    inputs: input views of a scene.
+    regular: slots of inputs and frames; those behind are spare ones, for
+      views that are encoded again.
+  """
+
+  inputs: int
+  regular: int
+
+  def of_view(self, view: int) -> int:
+    """The slot of a view while it has one."""
+    if view < self.inputs:
+      return view
+    return self.inputs + (view - self.inputs) % (self.regular - self.inputs)
+
+  def is_lost(self, view: int, newest: int) -> bool:
+    """Whether newer frames have taken a view's slot."""
+    return view >= self.inputs and newest - view >= self.regular - self.inputs
+
+
 class Rollout:
   """Draws paths for a batch of scenes side by side.
 
   Args:
-    config: rollout and sampler are read from it.
+    options: see `Options`.
     model: the model.
-    has_denoiser: False draws RGB renders instead of samples.
     place: puts arrays [B,..] on the devices, by default on the first.
-    progress: frames whose estimates at each step are kept.
   """
 
   def __init__(
     self,
-    config,
+    options: Options,
     model: pipeline.Model,
-    has_denoiser: bool = True,
     place: Callable[[Any], Any] = jax.device_put,
-    progress: Collection[int] = (),
   ):
-    self._place_arrays = place
-    self._config = config
+    self._options = options
     self._model = model
-    self._has_denoiser = has_denoiser
-    self._progress = progress
-    self._dtype = jnp.dtype(config.rollout.bank_dtype)
-    self._sampler = (
-      view_synthesis.build_sampler(config, model) if has_denoiser else None
-    )
-    self._encode_into = jax.jit(self._encode_into_slots, donate_argnums=1)
+    self._place = place
+    self._encode_into = jax.jit(self._encode_into_slot, donate_argnums=1)
     self.draw = jax.jit(self._draw)
     self.report = Report()
 
@@ -93,122 +126,115 @@ class Rollout:
     Yields:
       one `Views` with Q = 1 per pose that is left, NumPy arrays.
     """
-    count, given = inputs["images"].shape[:2]
+    count, views = inputs["images"].shape[:2]
     poses = np.asarray(poses)
     poses = np.broadcast_to(poses, (count, *poses.shape[-3:]))
     frames = poses.shape[1]
     if len(finished) == frames:
       return
-    policy = policies.build_policy(
-      self._config, given, self._config.sampler.steps
-    )
-    pictures = [inputs["images"][:, i] / np.float32(255) for i in range(given)]
+    policy = self._options.build_policy(views)
+    pictures = [inputs["images"][:, i] / np.float32(255) for i in range(views)]
     all_poses = np.concatenate([np.asarray(inputs["poses"]), poses], 1)
     keys = view_synthesis.view_keys(seed, inputs["scene"], np.arange(frames))
     # The last frame conditions nothing, and with some policies no frame does.
-    uses_frames = self._config.rollout.policy != "input"
-    bank = self._empty_bank(count, given, (frames - 1) * uses_frames)
-    kept = self.report.slots
-    for view in range(given):
+    conditioning = (frames - 1) * policy.uses_frames
+    bank, slots = self._empty_bank(count, views, conditioning, policy)
+    for view in range(views):
       bank = self._encode(variables, bank, pictures[view], view)
     for frame in range(frames):
-      view = given + frame
+      view = views + frame
       if frame < len(finished):
         drawn = finished[frame]
       else:
-        rows = np.stack(
+        # Per scene: which views condition this frame, [B,rows,k].
+        picked = np.stack(
           [
-            policy(
+            policy.choose(
               all_poses[b, :view],
-              given,
+              views,
               poses[b, frame],
               np.random.default_rng([seed, int(scene), frame]),
             )
             for b, scene in enumerate(inputs["scene"])
           ]
         )
-        slots, bank = self._place(variables, bank, rows, pictures, given, kept)
-        picked = np.maximum(rows, 0)
+        at, bank = self._find_slots(variables, bank, slots, picked, pictures)
+        known = np.maximum(picked, 0)
         arrays = (
-          slots,
-          rows >= 0,
-          np.stack([all_poses[b][picked[b]] for b in range(count)]),
+          at,
+          picked >= 0,
+          np.stack([all_poses[b][known[b]] for b in range(count)]),
           inputs["intrinsics"],
           poses[:, frame],
           keys[:, frame],
         )
-        drawn = self.draw(variables, bank, *self._place_arrays(arrays))
-        if frame not in self._progress:
+        drawn = self.draw(variables, bank, *self._place(arrays))
+        if frame not in self._options.trajectories:
           drawn = drawn._replace(estimates=None)
         drawn = jax.tree.map(np.asarray, drawn)
         yield drawn
-      picture = drawn.rgb if drawn.sample is None else drawn.sample
-      pictures.append(picture[:, 0])
-      if uses_frames and frame < frames - 1:
-        slot = _slot(view, given, kept)
+      pictures.append(drawn.picture[:, 0])
+      if frame < conditioning:
+        slot = slots.of_view(view)
         bank = self._encode(variables, bank, pictures[view], slot)
 
-  def _empty_bank(self, count: int, given: int, frames: int) -> jax.Array:
+  def _empty_bank(
+    self, count: int, inputs: int, frames: int, policy: policies.Policy
+  ) -> tuple[jax.Array, _Slots]:
     """Zeros [B,slots,H,W,D,C] for inputs, frames, and views encoded again."""
     size, encoder = self._model.image_size, self._model.encoder
+    dtype = jnp.dtype(self._options.bank_dtype)
     shape = (size, size, encoder.depth_planes, encoder.channels)
-    one = count * int(np.prod(shape)) * self._dtype.itemsize
-    options = self._config.rollout
-    room = int(options.bank_gib * 2**30 // one)
-    kept, spare = given + frames, 0
-    if kept > room:
+    slot_bytes = count * int(np.prod(shape)) * dtype.itemsize
+    room = int(self._options.bank_gib * 2**30 // slot_bytes)
+    regular, spare = inputs + frames, 0
+    if regular > room:
       # Views without a slot are encoded again, each into a slot of its own.
-      picked = {
-        "input": 0,
-        "reference": options.random_views,
-        "nearest": options.nearest_views,
-        "stochastic": self._config.sampler.steps,
-      }[options.policy]
-      spare = min(picked, frames)
-      kept = max(room - spare, given + min(frames, 1))
-      spare = min(spare, given + frames - kept)
-    if kept + spare > room:
+      spare = min(policy.most_frames, frames)
+      regular = max(room - spare, inputs + min(frames, 1))
+      spare = min(spare, inputs + frames - regular)
+    total = regular + spare
+    if total > room:
       logging.warning(
-        "rollout.bank_gib is %.2f, but the views that policy %r may pick at"
+        "rollout.bank_gib is %.2f, but the views that the policy may pick at"
         " once take %.2f GiB",
-        options.bank_gib,
-        options.policy,
-        (kept + spare) * one / 2**30,
+        self._options.bank_gib,
+        total * slot_bytes / 2**30,
       )
-    self.report = Report(kept, one * (kept + spare))
-    return self._place_arrays(
-      jnp.zeros((count, kept + spare, *shape), self._dtype)
-    )
+    self.report = Report(regular, slot_bytes * total)
+    bank = self._place(jnp.zeros((count, total, *shape), dtype))
+    return bank, _Slots(inputs, regular)
 
   def _encode(self, variables, bank, pictures: np.ndarray, slot: int):
     """Encodes pictures [B,H,W,3] in [0,1] into a slot of the bank."""
     return self._encode_into(
-      variables, bank, self._place_arrays(pictures), np.int32(slot)
+      variables, bank, self._place(pictures), np.int32(slot)
     )
 
-  def _place(self, variables, bank, rows, pictures, given: int, kept: int):
+  def _find_slots(self, variables, bank, slots: _Slots, picked, pictures):
     """Slots of the picked views [B,rows,k]; encodes those that have none."""
     newest = len(pictures) - 1
-    slots = np.zeros_like(rows)
+    at = np.zeros_like(picked)
     missing: list[dict[int, int]] = []  # per scene: view -> spare slot
-    for b, picked in enumerate(rows):
+    for b, views in enumerate(picked):
       spare: dict[int, int] = {}
-      for at, view in np.ndenumerate(picked):
+      for place, view in np.ndenumerate(views):
         if view < 0:
           continue
-        slot = _slot(view, given, kept)
-        if view >= given and newest - view >= kept - given:
-          slot = spare.setdefault(int(view), kept + len(spare))
-        slots[(b, *at)] = slot
+        slot = slots.of_view(view)
+        if slots.is_lost(view, newest):
+          slot = spare.setdefault(int(view), slots.regular + len(spare))
+        at[(b, *place)] = slot
       missing.append(spare)
+    # One spare slot of all scenes at a time; scenes with fewer encode view 0.
     for i in range(max(map(len, missing))):
       views = [list(s)[i] if i < len(s) else 0 for s in missing]
       batch = np.stack([pictures[view][b] for b, view in enumerate(views)])
-      bank = self._encode(variables, bank, batch, kept + i)
+      bank = self._encode(variables, bank, batch, slots.regular + i)
     self.report.encoded_again += sum(map(len, missing))
-    return slots, bank
+    return at, bank
 
-  def _encode_into_slots(self, variables, bank, pictures, slot):
+  def _encode_into_slot(self, variables, bank, pictures, slot):
     low, high = self._model.image_range
     images = pictures[:, None] * (high - low) + low
     volumes, _ = pipeline.encode(self._model, variables, images)
@@ -233,19 +259,43 @@ class Rollout:
     by_row = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (slots, mask, poses))
     features, views = jax.lax.map(render, by_row)
     views = jax.tree.map(lambda x: jnp.mean(x, 0), views)
-    if not self._has_denoiser:
+    if self._options.sampler is None:
       return views
     # [rows,B,H,W,F]: one feature image for all steps, or one for each.
     features = features[:, :, 0]
-    drawn, estimates = self._sampler(
+    drawn, estimates = self._options.sampler(
       variables, features[0] if len(features) == 1 else features, keys
     )
     views = views._replace(sample=drawn[:, None])
-    if self._progress:
+    if self._options.trajectories:
       views = views._replace(estimates=jnp.moveaxis(estimates, 0, 1)[:, None])
     return views
 
 
-def _slot(view: int, given: int, kept: int) -> int:
-  """Where a view is kept: inputs for good, frames until newer ones come."""
-  return view if view < given else given + (view - given) % (kept - given)
+def build_rollout(
+  config,
+  model: pipeline.Model,
+  has_denoiser: bool = True,
+  place: Callable[[Any], Any] = jax.device_put,
+  trajectories: Collection[int] = (),
+) -> Rollout:
+  """From `config.rollout` and `config.sampler`.
+
+  Args:
+    config: see above.
+    model: the model.
+    has_denoiser: False draws RGB renders instead of samples.
+    place: puts arrays [B,..] on the devices, by default on the first.
+    trajectories: frames whose estimates at each step are returned.
+  """
+  config = config.copy_and_resolve_references()
+  options = Options(
+    build_policy=lambda inputs: policies.build_policy(config, inputs),
+    bank_gib=config.rollout.bank_gib,
+    bank_dtype=config.rollout.bank_dtype,
+    sampler=(
+      view_synthesis.build_sampler(config, model) if has_denoiser else None
+    ),
+    trajectories=tuple(trajectories),
+  )
+  return Rollout(options, model, place)

@@ -1,26 +1,26 @@
 """`--mode=sample`: rolls scenes out along a path and writes what was drawn.
 
-Each scene gets a folder under WORKDIR/samples, see `sample_files`. Frames are
+Each scene gets a folder under WORKDIR/samples, see `rollout_files`. Frames are
 written as they are drawn, so that a rollout that was killed goes on where it
 stopped.
 """
 
 import functools
-import io
-import zipfile
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from genvs_jax.checkpointing import checkpoints
-from genvs_jax.checkpointing import pretrained
-from genvs_jax.data import loading
+from genvs_jax import config_fields
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.data import photos
 from genvs_jax.geometry import camera_paths
-from genvs_jax.images import pictures
+from genvs_jax.images import encoding
+from genvs_jax.images import grids
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
@@ -28,6 +28,20 @@ from genvs_jax.sampling import exports
 from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import view_synthesis
+
+
+class _Scenes(NamedTuple):
+  """What is to be drawn.
+
+  Attributes:
+    folders: of the scenes.
+    inputs: images u8 [B,V,H,W,3], poses, intrinsics and scene.
+    poses: f32 [B,frames,4,4].
+  """
+
+  folders: list[epath.Path]
+  inputs: dict[str, np.ndarray]
+  poses: np.ndarray
 
 
 def sample(
@@ -49,7 +63,7 @@ def sample(
     export: "ply" also writes points from the depth and a mesh of the field.
 
   Returns:
-    the files of the first scene by kind: mp4, gif, sheet, npz, and progress,
+    the files of the first scene by kind: mp4, gif, grid, npz, and trajectory,
     points, mesh and unconditional if asked for; unconditional alone if the
     model has no encoder.
   """
@@ -62,36 +76,59 @@ def sample(
       )
     count = config.sample.unconditional or 8
     return _draw_unconditional(config, model, variables, root, count)
-  options = config.sample
+  scenes = _load(config, model, workdir, images)
+  frames = _run(config, model, variables, scenes)
+  written = _write(config, model, variables, scenes, frames, export)
+  if config.sample.unconditional and "denoiser" in variables:
+    written |= _draw_unconditional(
+      config, model, variables, root, config.sample.unconditional
+    )
+  return written
+
+
+def _load(config, model: pipeline.Model, workdir: str, images: str) -> _Scenes:
+  """Input views and the path of each scene."""
   if images:
     inputs = load_photos(config, model, images)
     names = [f"photos_{epath.Path(images).stem}"]
   else:
     inputs = load_inputs(config, model, workdir)
-    names = [f"{options.split}_{i:04d}" for i in inputs["scene"]]
+    names = [f"{config.sample.split}_{i:04d}" for i in inputs["scene"]]
   # Each scene is seen from as far as its first input view.
   distances = np.linalg.norm(inputs["poses"][:, 0, :3, 3], axis=-1)
-  poses = np.stack([build_path(config, float(d)) for d in distances])
-  folders = [root / name for name in names]
-  count = poses.shape[1]
-  settings = _settings(config, variables, inputs, poses)
-  frames = rollout_files.read_finished(folders, settings, count)
+  poses = [camera_paths.build_path(config, float(d)) for d in distances]
+  root = epath.Path(workdir) / "samples"
+  return _Scenes([root / name for name in names], inputs, np.stack(poses))
+
+
+def _run(
+  config, model: pipeline.Model, variables, scenes: _Scenes
+) -> list[view_synthesis.Views]:
+  """All frames [B,1,..], those of an interrupted rollout among them; each is
+  written as it is drawn."""
+  count = scenes.poses.shape[1]
+  settings = _settings(config, variables, scenes)
+  frames = rollout_files.read_finished(scenes.folders, settings, count)
   if frames:
     logging.info("going on after %d finished frames", len(frames))
-  mesh = sharding.make_local_mesh(len(names))
-  placed = sharding.split_batch(mesh)
-  rollout = rollouts.Rollout(
+  mesh = sharding.make_local_mesh(len(scenes.folders))
+  split = sharding.split_batch(mesh)
+  rollout = rollouts.build_rollout(
     config,
     model,
     "denoiser" in variables,
-    lambda tree: jax.device_put(tree, placed),
-    progress=tuple(options.progress),
+    lambda tree: jax.device_put(tree, split),
+    config.sample.trajectories,
   )
   variables = jax.device_put(variables, sharding.replicated(mesh))
   for frame in rollout.run(
-    variables, inputs, poses, config.seed, finished=tuple(frames)
+    variables,
+    scenes.inputs,
+    scenes.poses,
+    config.seed,
+    finished=tuple(frames),
   ):
-    for b, folder in enumerate(folders):
+    for b, folder in enumerate(scenes.folders):
       of_scene = jax.tree.map(lambda x, b=b: x[b], frame)
       rollout_files.write_frame(folder, len(frames), of_scene)
     frames.append(frame)
@@ -100,58 +137,70 @@ def sample(
     )
   report = rollout.report
   logging.info(
-    "%d views kept in %.2f GiB, %d encoded again",
+    "%d slots for views in %.2f GiB, %d views encoded again",
     report.slots,
     report.bank_bytes / 2**30,
     report.encoded_again,
   )
-  written = []
-  extent = model.frustum.half_extent
+  return frames
+
+
+def _write(
+  config,
+  model: pipeline.Model,
+  variables,
+  scenes: _Scenes,
+  frames: list[view_synthesis.Views],
+  export: str,
+) -> dict[str, epath.Path]:
+  """Films, grids and exports; those of the first scene are returned."""
+  options, extent = config.sample, model.frustum.half_extent
   encode = jax.jit(functools.partial(view_synthesis.encode_views, model))
-  for b, folder in enumerate(folders):
+  written = []
+  for b, folder in enumerate(scenes.folders):
     scene = rollout_files.Scene(
       frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
-      poses=poses[b],
-      intrinsics=inputs["intrinsics"][b],
-      inputs=list(inputs["images"][b]),
+      poses=scenes.poses[b],
+      intrinsics=scenes.inputs["intrinsics"][b],
+      inputs=list(scenes.inputs["images"][b]),
     )
-    written.append(
-      rollout_files.write_scene(folder, scene, options.fps, extent)
-    )
+    of_scene = rollout_files.write_scene(folder, scene, options.fps, extent)
     if export:
-      of_scene = jax.tree.map(lambda x, b=b: x[b : b + 1], inputs)
-      field = exports.build_field(model, variables, encode(variables, of_scene))
-      written[-1] |= _export(options, folder, scene, field, extent)
-  if options.unconditional and "denoiser" in variables:
-    written[0] |= _draw_unconditional(
-      config, model, variables, root, options.unconditional
-    )
+      inputs = jax.tree.map(lambda x, b=b: x[b : b + 1], scenes.inputs)
+      field = exports.build_field(model, variables, encode(variables, inputs))
+      of_scene |= _export(options, folder, scene, field, extent)
+    written.append(of_scene)
   return written[0]
 
 
 def _draw_unconditional(
   config, model, variables, root: epath.Path, count: int
 ) -> dict[str, epath.Path]:
-  """Pictures of any objects, one by one and on a sheet."""
+  """Pictures of any objects, one by one and on a grid."""
   keys = jax.random.split(jax.random.key(config.seed), count)
-  drawn = view_synthesis.build_unconditional(config, model)(variables, keys)
-  for i, image in enumerate(np.asarray(drawn)):
-    single = root / "unconditional" / f"{i:04d}.png"
-    pictures.save_png(single, pictures.to_uint8(image))
+  draw = view_synthesis.build_unconditional(config, model)
+  drawn = np.asarray(draw(variables, keys))
+  for i, image in enumerate(drawn):
+    path = root / "unconditional" / f"{i:04d}.png"
+    files.write_whole(path, encoding.png(grids.to_uint8(image)))
   path = root / "unconditional.png"
-  pictures.save_png(path, view_synthesis.unconditional_sheet(drawn))
+  grid = grids.wrapped_grid("unconditional", drawn)
+  files.write_whole(path, encoding.png(grid))
   return {"unconditional": path}
 
 
-def _settings(config, variables, inputs, poses) -> dict[str, Any]:
+def _settings(config, variables, scenes: _Scenes) -> dict[str, Any]:
   """What finished frames depend on."""
-  values = checkpoints.config_to_dict(config)
-  sections = (*view_synthesis.CONFIG_SECTIONS, "rollout")
-  return {name: values[name] for name in sections} | {
-    "progress": values["sample"]["progress"],
-    "weights": pretrained.fingerprint(variables),
-    "inputs": files.digest(inputs),
-    "poses": files.digest(poses),
+  score = config_fields.of_roles(config, config_fields.SCORE)
+  return {
+    **config_fields.of_roles(
+      config, config_fields.MEANING, config_fields.PICTURE
+    ),
+    **{k: v for k, v in score.items() if k.startswith("rollout.")},
+    "trajectories": score["sample.trajectories"],
+    "variables": files.fingerprint(variables),
+    "inputs": files.digest(scenes.inputs),
+    "poses": files.digest(scenes.poses),
   }
 
 
@@ -185,25 +234,25 @@ def load_inputs(
     ValueError: if a scene or a view does not exist.
   """
   options = config.sample
-  records = loading.load_split(config, workdir, options.split)
+  records = datasets.load_split(config, workdir, options.split)
   scenes = range(options.scene, options.scene + options.scenes)
   if not scenes or scenes[0] < 0 or scenes[-1] >= len(records):
     raise ValueError(
       f"sample.scene is {options.scene} and sample.scenes {options.scenes},"
       f" expected scenes from 0 to {len(records) - 1} (split {options.split})"
     )
-  given = list(options.input_views)
+  indices = list(options.input_views)
   items = []
   for scene in scenes:
     views = len(records[scene]["poses"])
-    if not given or min(given) < 0 or max(given) >= views:
+    if not indices or min(indices) < 0 or max(indices) >= views:
       raise ValueError(
-        f"sample.input_views is {tuple(given)}, expected one or more from 0 to"
-        f" {views - 1}"
+        f"sample.input_views is {tuple(indices)}, expected one or more from 0"
+        f" to {views - 1}"
       )
     items.append(
-      loading.decode_views(
-        records[scene], given, model.image_size, config.model.resize
+      decoding.decode_views(
+        records[scene], indices, model.image_size, config.model.resize
       )
     )
   batch = {k: np.stack([item[k] for item in items]) for k in items[0]}
@@ -214,68 +263,7 @@ def load_photos(
   config, model: pipeline.Model, path: str
 ) -> dict[str, np.ndarray]:
   """Pictures of the user's own, as one scene."""
-  given = photos.load(path, size=model.image_size, **config.photos)
+  views = photos.load(path, size=model.image_size, **config.photos)
   frustum = config.frustum
-  photos.warn_of_odd_cameras(given["poses"], frustum.near, frustum.far)
-  return {k: v[None] for k, v in given.items()} | {"scene": np.zeros(1, int)}
-
-
-def build_path(config, distance: float) -> np.ndarray:
-  """The poses [frames,4,4] that `config.sample` names.
-
-  Args:
-    config: sample.path, .frames and .elevation are read from it.
-    distance: of the cameras from the origin, world units.
-  """
-  options = config.sample
-  paths = {
-    "orbit": lambda: camera_paths.orbit(
-      options.frames, options.elevation, distance
-    ),
-    "srn_spiral": lambda: camera_paths.srn_spiral(distance)[
-      np.round(np.linspace(0, 250, options.frames)).astype(int)
-    ],
-    "reference_spiral": lambda: camera_paths.reference_spiral(
-      options.frames, 1, (0.0, 80.0), distance
-    ),
-    "reference_spiral_2": lambda: camera_paths.reference_spiral(
-      options.frames, 2, (-10.0, 60.0), distance
-    ),
-  }
-  if options.frames < 1:
-    raise ValueError(f"sample.frames is {options.frames}, expected 1 or more")
-  if options.path in paths:
-    return np.asarray(paths[options.path]())
-  if not epath.Path(options.path).exists():
-    raise ValueError(
-      f"sample.path is {options.path!r}, expected one of {', '.join(paths)} or"
-      " a file of poses (.npy, or .npz with an array `poses`)"
-    )
-  return _read_poses(options.path)
-
-
-def _read_poses(path: str) -> np.ndarray:
-  """Poses from a file of arrays."""
-  try:
-    with epath.Path(path).open("rb") as file:
-      loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    poses = loaded["poses"] if path.endswith(".npz") else loaded
-  except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"{path}: expected a .npy file of poses, or .npz with an array `poses`"
-      f" ({error})"
-    ) from error
-  if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
-    raise ValueError(
-      f"{path}: poses have shape {poses.shape}, expected [frames,4,4]"
-      " camera-to-world"
-    )
-  turned = poses[:, :3, :3] @ np.swapaxes(poses[:, :3, :3], 1, 2)
-  rigid = np.abs(turned - np.eye(3)).max((1, 2)) < 1e-3
-  rigid &= np.linalg.det(poses[:, :3, :3]) > 0
-  if not rigid.all():
-    raise ValueError(
-      f"{path}: pose {np.argmin(rigid)} is no rotation and translation,"
-      " expected OpenCV camera-to-world matrices in world units"
-    )
-  return poses.astype(np.float32)
+  photos.warn_of_odd_cameras(views["poses"], frustum.near, frustum.far)
+  return {k: v[None] for k, v in views.items()} | {"scene": np.zeros(1, int)}

@@ -1,7 +1,7 @@
-"""Drawing views of scenes: the compiled part of sampling and evaluation.
+"""Drawing views of scenes: what sampling, validation and evaluation compile.
 
-`build_synthesize` gives one jitted function for everything that draws: sheets
-during training and the score table; `rollouts` draws paths.
+`build_synthesize` gives one jitted function for everything that draws single
+views; `rollouts` draws paths.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from genvs_jax.diffusion import samplers
-from genvs_jax.images import pictures
 from genvs_jax.models import pipeline
-from genvs_jax.models import pixels as image_ops
+from genvs_jax.runtime import messages
 
-# Sections of the config that decide, with the weights, what a view looks like.
-CONFIG_SECTIONS = (
-  "model",
-  "frustum",
-  "rendering",
-  "diffusion",
-  "sampler",
-  "seed",
-)
+# What is folded into the key of a view for noise beside that of its steps,
+# which have the numbers 0, 1, 2 ...: never reached by any of them.
+_UNCONDITIONAL_NOISE = 2**31 - 1
+_GUIDANCE_NOISE = 2**31 - 2
 
 
 class Views(NamedTuple):
@@ -33,7 +27,8 @@ class Views(NamedTuple):
   Attributes:
     sample: [B,Q,H,W,3] the denoiser's picture; None from `build_render`.
     rgb: [B,Q,H,W,3] first three channels of the feature render, enlarged.
-    depth: [B,Q,H,W] sum of weight times distance, enlarged.
+    weighted_depth: [B,Q,H,W] sum of weight times distance, enlarged; see
+      `rendering.expected_depth`.
     opacity: [B,Q,H,W], enlarged.
     estimates: [B,Q,steps,H,W,3] of the picture at each step of the sampler;
       None unless asked for.
@@ -41,9 +36,14 @@ class Views(NamedTuple):
 
   sample: jax.Array | None
   rgb: jax.Array
-  depth: jax.Array
+  weighted_depth: jax.Array
   opacity: jax.Array
   estimates: jax.Array | None = None
+
+  @property
+  def picture(self) -> jax.Array:
+    """The sample, or the render if there is none."""
+    return self.rgb if self.sample is None else self.sample
 
 
 def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
@@ -72,13 +72,14 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
 def build_unconditional(config, model: pipeline.Model) -> Callable:
   """The jitted (variables, keys [n]) -> pictures [n,H,W,3] of any objects."""
   draw = build_sampler(config, model)
-  shape = (model.image_size, model.image_size, model.denoiser_features)
+  size = model.image_size
 
   def synthesize(variables, keys) -> jax.Array:
-    # Sampling folds 0, 1, .. into the keys; this number is never reached.
-    apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 1)
-    nothing = pipeline.unconditional_features(model, apart, (len(keys), *shape))
-    return draw(variables, nothing, keys)[0]
+    shape = (len(keys), size, size, model.denoiser_features)
+    null = pipeline.null_features(
+      model, _fold(keys, _UNCONDITIONAL_NOISE), shape
+    )
+    return draw(variables, null, keys)[0]
 
   return jax.jit(synthesize)
 
@@ -90,11 +91,7 @@ def build_sampler(config, model: pipeline.Model) -> Callable:
   Features are [n,H,W,F], or [steps,n,H,W,F] with an image for each step.
   """
   options = config.sampler
-  if options.name not in samplers.SAMPLERS:
-    raise ValueError(
-      f"sampler.name is {options.name!r}, expected one of"
-      f" {', '.join(sorted(samplers.SAMPLERS))}"
-    )
+  messages.check_choice("sampler.name", options.name, samplers.SAMPLERS)
   sampler = samplers.SAMPLERS[options.name]
   sigmas = samplers.build_sigmas(config)
   churn = samplers.build_churn(config)
@@ -104,31 +101,35 @@ def build_sampler(config, model: pipeline.Model) -> Callable:
 
   def draw(variables, features, keys) -> tuple[jax.Array, jax.Array]:
     blank = jnp.zeros((len(keys), size, size, 3))
-    # Sampling folds 0, 1, .. into the keys; this number is never reached.
-    apart = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**31 - 2)
-    nothing = pipeline.unconditional_features(
-      model, apart, (*blank.shape[:3], model.denoiser_features)
+    null = pipeline.null_features(
+      model,
+      _fold(keys, _GUIDANCE_NOISE),
+      (*blank.shape[:3], model.denoiser_features),
     )
 
-    def normal(count):
-      drawn = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-      return samplers.normal_like(drawn, blank)
+    def noise(number):
+      return samplers.normal_like(_fold(keys, number), blank)
 
     def denoise(x, sigma, step):
       levels = jnp.full((len(x),), sigma)
-      given = features if features.ndim == 4 else features[step]
-      estimate = pipeline.denoise(model, variables, x, levels, given)
+      cond = features if features.ndim == 4 else features[step]
+      estimate = pipeline.denoise(model, variables, x, levels, cond)
       if guidance == 1.0:
         return estimate
-      free = pipeline.denoise(model, variables, x, levels, nothing)
+      # Ho and Salimans 2022: away from what the denoiser makes of no features.
+      free = pipeline.denoise(model, variables, x, levels, null)
       inside = (low <= sigma) & (sigma <= high)
       weight = jnp.where(inside, guidance, 1.0)
       return free + weight * (estimate - free)
 
-    drawn = sampler(
-      denoise, normal(0), sigmas, lambda step: normal(step + 1), churn
+    # Number 0 is the noise at the start, step i churns with number i + 1.
+    drawn, estimates = sampler(
+      denoise, noise(0), sigmas, lambda step: noise(step + 1), churn
     )
-    return tuple(image_ops.to_unit(x, model.image_range) for x in drawn)
+    return (
+      pipeline.to_unit(drawn, model.image_range),
+      pipeline.to_unit(estimates, model.image_range),
+    )
 
   return draw
 
@@ -154,8 +155,8 @@ def encode_views(
   model: pipeline.Model, variables: pipeline.Variables, batch: dict
 ) -> pipeline.InputViews:
   """Encodes clean input views, all of them in use."""
-  pictures_in = image_ops.from_uint8(batch["images"], model.image_range)
-  volumes, _ = pipeline.encode(model, variables, pictures_in)
+  images = pipeline.from_uint8(batch["images"], model.image_range)
+  volumes, _ = pipeline.encode(model, variables, images)
   return pipeline.InputViews(
     volumes=volumes,
     poses=batch["poses"],
@@ -177,42 +178,6 @@ def view_keys(seed: int, scenes: np.ndarray, frames: np.ndarray) -> jax.Array:
   )
 
 
-def unconditional_sheet(drawn: np.ndarray) -> np.ndarray:
-  """Rows of eight pictures [n,H,W,3] in [0,1]."""
-  images = [pictures.to_uint8(image) for image in np.asarray(drawn)]
-  rows = [images[i : i + 8] for i in range(0, len(images), 8)]
-  return pictures.sheet([("unconditional", row) for row in rows])
-
-
-def training_sheet(
-  batch: dict[str, np.ndarray], views: Views, near: float, far: float
-) -> np.ndarray:
-  """A row per scene: inputs, target, render, depth, opacity, sample.
-
-  Args:
-    batch: images u8 [B,V+1,H,W,3], the target last.
-    views: what was drawn for the target, Q = 1.
-    near: depth shown black.
-    far: depth shown white.
-  """
-  rows = []
-  for i, images in enumerate(batch["images"]):
-    view = jax.tree.map(lambda x, i=i: np.asarray(x)[i, 0], views)
-    rows.append(
-      (
-        f"scene {int(batch['scene'][i])}",
-        [
-          *images,
-          pictures.to_uint8(view.rgb),
-          depth_picture(view, near, far),
-          pictures.to_uint8(view.opacity),
-          *([] if view.sample is None else [pictures.to_uint8(view.sample)]),
-        ],
-      )
-    )
-  return pictures.sheet(rows)
-
-
 def render_views(model, variables, batch, poses) -> tuple[jax.Array, Views]:
   """Feature images [B,Q,H,W,F] at the image's size, and views without
   samples, from pictures."""
@@ -228,24 +193,23 @@ def render_inputs(
 ) -> tuple[jax.Array, Views]:
   """The same as `render_views` from encoded views."""
   render = pipeline.render_features(model, variables, inputs, poses)
-  features, depth, opacity = (
+  features, weighted_depth, opacity = (
     pipeline.resize_features(model, x)
     for x in (
       render.features,
-      render.depth[..., None],
+      render.weighted_depth[..., None],
       render.opacity[..., None],
     )
   )
   views = Views(
     sample=None,
-    rgb=image_ops.to_unit(features[..., :3], model.image_range),
-    depth=depth[..., 0],
+    rgb=pipeline.to_unit(features[..., :3], model.image_range),
+    weighted_depth=weighted_depth[..., 0],
     opacity=opacity[..., 0],
   )
   return features, views
 
 
-def depth_picture(view: Views, near: float, far: float) -> np.ndarray:
-  return pictures.to_uint8(
-    pictures.depth_to_unit(view.depth, view.opacity, near, far)
-  )
+def _fold(keys: jax.Array, number) -> jax.Array:
+  """fold_in of one number into keys [n]."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)

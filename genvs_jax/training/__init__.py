@@ -1,0 +1,1 @@
+"""The train step, what surrounds it, and the loop."""

@@ -12,6 +12,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from genvs_jax.runtime import files
+
 
 class Stop:
   """Whether the run was asked to end (SIGTERM, which preemption sends).
@@ -54,7 +56,7 @@ class SkippedUpdates:
   Args:
     most: updates in a row that may be left out.
     folder: receives the batch of the last one.
-    seed: of the run, told with the batch.
+    seed: of the run, saved with the batch.
   """
 
   def __init__(self, most: int, folder: epath.Path, seed: int):
@@ -90,7 +92,13 @@ class SkippedUpdates:
   def _save(self, step: int, batch: dict) -> epath.Path:
     suffix = f"_process{jax.process_index()}" if jax.process_count() > 1 else ""
     path = self._folder / f"not_finite_{step:08d}{suffix}.npz"
-    told = json.dumps({"seed": self._seed, "step": step - 1})
-    with path.open("wb") as file:
-      np.savez_compressed(file, randomness=told, **batch)
-    return path
+    randomness = json.dumps({"seed": self._seed, "step": step - 1})
+    arrays = {**batch, "randomness": np.array(randomness)}
+    return files.write_arrays(path, arrays, compressed=True)
+
+
+def build_skipped_updates(config, workdir: str) -> SkippedUpdates:
+  """From `config.train.max_skipped` and `config.seed`."""
+  return SkippedUpdates(
+    config.train.max_skipped, epath.Path(workdir), config.seed
+  )

@@ -3,37 +3,83 @@
 import collections
 import contextlib
 import time
+from collections.abc import Iterator
+from typing import Any
+from typing import NamedTuple
 
 import jax
 from absl import logging
 from etils import epath
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import datasets
 from genvs_jax.data import loading
-from genvs_jax.models import pipeline
+from genvs_jax.images import encoding
+from genvs_jax.models import builders
 from genvs_jax.runtime import background
+from genvs_jax.runtime import files
+from genvs_jax.runtime import processes
+from genvs_jax.runtime import run_folder
 from genvs_jax.runtime import sharding
-from genvs_jax.runtime import workdir as workdir_module
 from genvs_jax.runtime import writers
-from genvs_jax.training import compilation
 from genvs_jax.training import guards
-from genvs_jax.training import progress as progress_module
 from genvs_jax.training import startup
-from genvs_jax.training import train_state
+from genvs_jax.training import timing
+from genvs_jax.training import train_step
 from genvs_jax.training import validation
 
-# Steps that devices have been given and the loop has not looked at yet.
-_MOST_UNDER_WAY = 3
+# Steps that devices have been handed and the loop has not looked at yet.
+_MAX_STEPS_IN_FLIGHT = 3
+
+
+class _Run(NamedTuple):
+  """What the steps of a run share.
+
+  Attributes:
+    config: see `configs/base.py`.
+    workdir: of the run.
+    mesh: of devices.
+    checkpointer: of the run.
+    validate: variables -> scores.
+    image_grids: of fixed scenes.
+    writer: of metrics and pictures.
+    host_work: a thread that pictures are written in.
+    progress: times and rates.
+    skipped: ends a run whose gradients are not finite.
+    profile: records some steps.
+  """
+
+  config: Any
+  workdir: str
+  mesh: jax.sharding.Mesh
+  checkpointer: checkpoints.Checkpointer
+  validate: validation.Validation
+  image_grids: validation.ImageGrids
+  writer: writers.Writer
+  host_work: background.Background
+  progress: timing.Progress
+  skipped: guards.SkippedUpdates
+  profile: timing.Profile
+
+
+class _InFlight(NamedTuple):
+  """A step that the devices have been handed."""
+
+  step: int
+  batch: dict
+  metrics: dict
 
 
 def train_and_evaluate(
   config, workdir: str, devices=None
-) -> train_state.TrainState:
-  """Trains to `config.train.steps`, going on from the newest checkpoint.
+) -> train_step.TrainState:
+  """Trains to `config.train.steps`, resuming from the newest checkpoint.
 
   Args:
     config: see `configs/base.py`.
-    workdir: receives checkpoints/, sheets/, metrics.jsonl, TensorBoard
+    workdir: receives checkpoints/, image_grids/, metrics.jsonl, TensorBoard
       events, config.json, parameters.txt and versions.json.
     devices: to use, by default all.
 
@@ -44,32 +90,30 @@ def train_and_evaluate(
     ValueError: if config, data, checkpoints or workdir do not fit.
     FloatingPointError: if gradients are not finite, many times in a row.
   """
-  mesh = sharding.make_mesh(
-    devices, replicas=config.mesh.replicas, shards=config.mesh.shards
-  )
+  # Whatever can be wrong with config and data is found before anything is
+  # written.
   options = config.train
-  train_state.check_weights(config, config.sampler.weights)
-  sharding.check_batch_size(options.batch_size, options.accumulation, mesh)
-  records = loading.load_split(config, workdir, "train")
-  loading.check_bounds(config, records)
-  model = pipeline.build_model(config)
-  validate = validation.Validation(config, model, workdir)
-  sheets = validation.Sheets(config, model, workdir)
+  pretrained.check_params(config, config.sampler.params)
+  mesh = _build_mesh(config, devices)
+  records = datasets.load_split(config, workdir, "train")
+  datasets.check_bounds(config, records)
+  model = builders.build_model(config)
+  validate = validation.build_validation(config, model, workdir)
+  image_grids = validation.build_image_grids(config, model, workdir)
   primary = jax.process_index() == 0
   stop = guards.Stop(
-    sharding.stop_requested if jax.process_count() > 1 else None
+    processes.stop_requested if jax.process_count() > 1 else None
   )
   with contextlib.ExitStack() as stack:
-    stack.enter_context(workdir_module.locked(workdir, primary))
+    stack.enter_context(run_folder.lock(workdir, primary))
     stack.enter_context(stop.listening())
-    checkpointer = _build_checkpointer(config, workdir)
+    checkpointer = build_checkpointer(config, workdir)
     stack.callback(checkpointer.close)
-    stack.enter_context(sharding.ending_at_once())
+    stack.enter_context(processes.ending_at_once())
     state = startup.start(config, model, mesh, checkpointer, workdir)
     first_step = int(state.step)
     if primary:
-      values = checkpoints.config_to_dict(config)
-      workdir_module.describe(workdir, values, state.params)
+      run_folder.describe(workdir, config_fields.to_dict(config), state.params)
     writer = writers.Writer(workdir, first_step, active=primary)
     stack.callback(writer.close)
     host_work = stack.enter_context(background.Background())
@@ -77,10 +121,9 @@ def train_and_evaluate(
       return state
 
     started = time.monotonic()
-    train_step, operations = compilation.compile_step(
-      config, model, mesh, state
-    )
-    progress = progress_module.Progress(
+    sharding.report_whole_leaves(mesh, state.params)
+    step_fn, operations = train_step.compile_step(config, model, mesh, state)
+    progress = timing.Progress(
       writer,
       started=started,
       step=first_step,
@@ -88,78 +131,134 @@ def train_and_evaluate(
       images_per_step=options.batch_size * options.target_views,
       flops_per_step=operations,
     )
-    skipped = guards.SkippedUpdates(
-      options.max_skipped, epath.Path(workdir), config.seed
-    )
-    profile = progress_module.Profile(options.profile, f"{workdir}/profile")
+    profile = timing.Profile(options.profile, f"{workdir}/profile")
     stack.callback(profile.close)
+    run = _Run(
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      checkpointer=checkpointer,
+      validate=validate,
+      image_grids=image_grids,
+      writer=writer,
+      host_work=host_work,
+      progress=progress,
+      skipped=guards.build_skipped_updates(config, workdir),
+      profile=profile,
+    )
     batches = loading.train_batches(
       config,
       records,
       start_step=first_step,
       rows=sharding.local_rows(mesh, options.batch_size),
     )
-    under_way = collections.deque()
-    for step in range(first_step + 1, options.steps + 1):
-      with progress.span("data_wait"):
-        batch = next(batches)
-      with progress.span("placing"):
-        placed = sharding.to_devices(batch, mesh, options.batch_size)
-      profile.before(step)
-      state, metrics = train_step(state, placed)
-      profile.after(step, metrics)
-      under_way.append((step, batch, metrics))
-      last, stopping = step == options.steps, stop(step)
-      saving = step % config.checkpoint.every == 0 or last
-      drawing = step % options.sheet_every == 0 or last
-      resting = saving or drawing or stopping
-      try:
-        while len(under_way) > (0 if resting else _MOST_UNDER_WAY):
-          done, its_batch, its_metrics = under_way.popleft()
-          skipped.check(done, its_batch, its_metrics)
-          logged = done % options.log_every == 0 or done == first_step + 1
-          if logged and done != step:
-            progress.report(done, jax.device_get(its_metrics))
-      except FloatingPointError:
-        checkpointer.save(step, state, checkpoints.config_to_dict(config))
-        checkpointer.wait()
-        raise
-      checkpointer.check()
-      host_work.check()
-      scores = None
-      if (saving or drawing) and not stopping:
-        with progress.span("paused"):
-          variables = sharding.local_copy(
-            mesh,
-            train_state.sampling_variables(state, config.sampler.weights),
-          )
-          scores = validate(variables) if saving else None
-          if drawing and primary:
-            drawn = jax.block_until_ready(sheets.draw(variables))
-            host_work.run(_save_sheet, sheets, writer, step, drawn)
-          del variables
-      if resting:
-        progress.report(
-          step, jax.device_get(metrics) | validation.named(scores)
-        )
-      if saving or stopping:
-        with progress.span("saving"):
-          checkpointer.save(
-            step, state, checkpoints.config_to_dict(config), scores
-          )
-      if stopping:
-        logging.warning(
-          "SIGTERM: step %d is saved; the same command goes on from it", step
-        )
-        break
+    return _take_steps(run, step_fn, state, batches, stop)
+
+
+def _build_mesh(config, devices) -> jax.sharding.Mesh:
+  """The mesh, over which the config's batches must divide."""
+  mesh = sharding.make_mesh(
+    devices, replicas=config.mesh.replicas, shards=config.mesh.shards
+  )
+  sharding.check_batch_size(
+    config.train.batch_size, config.train.accumulation, mesh
+  )
+  return mesh
+
+
+def _take_steps(
+  run: _Run,
+  step_fn,
+  state: train_step.TrainState,
+  batches: Iterator[dict],
+  stop: guards.Stop,
+) -> train_step.TrainState:
+  """The steps that are left; the state after the last, or when `stop` asks."""
+  config, options = run.config, run.config.train
+  first_step = int(state.step)
+  in_flight: collections.deque[_InFlight] = collections.deque()
+  for step in range(first_step + 1, options.steps + 1):
+    with run.progress.span("data_wait"):
+      batch = next(batches)
+    with run.progress.span("placing"):
+      placed = sharding.to_devices(batch, run.mesh, options.batch_size)
+    # Returns at once; the devices work on while the next batch is placed.
+    run.profile.before(step)
+    state, metrics = step_fn(state, placed)
+    run.profile.after(step, metrics)
+    in_flight.append(_InFlight(step, batch, metrics))
+
+    last, stopping = step == options.steps, stop(step)
+    saving = step % config.checkpoint.every == 0 or last
+    drawing = step % options.image_grid_every == 0 or last
+    waits = saving or drawing or stopping
+    # Looking at a step waits for it, so steps are looked at some steps late.
+    most = 0 if waits else _MAX_STEPS_IN_FLIGHT
+    try:
+      while len(in_flight) > most:
+        done = in_flight.popleft()
+        run.skipped.check(*done)
+        logs = done.step % options.log_every == 0 or done.step == first_step + 1
+        if logs and done.step != step:
+          run.progress.report(done.step, jax.device_get(done.metrics))
+    except FloatingPointError:
+      _save(run, step, state)
+      run.checkpointer.wait()
+      raise
+    run.checkpointer.check()
+    run.host_work.check()
+    scores = None
+    if (saving or drawing) and not stopping:
+      scores = _measure_and_draw(run, step, state, saving, drawing)
+    if waits:
+      run.progress.report(
+        step, jax.device_get(metrics) | validation.metrics_of(scores)
+      )
+    if saving or stopping:
+      with run.progress.span("saving"):
+        _save(run, step, state, scores)
+    if stopping:
+      logging.warning(
+        "SIGTERM: step %d is saved; the same command resumes from it", step
+      )
+      break
   return state
 
 
-def _save_sheet(sheets, writer, step: int, drawn) -> None:
-  writer.write_images(step, sheets.save(step, drawn))
+def _measure_and_draw(
+  run: _Run,
+  step: int,
+  state: train_step.TrainState,
+  measures: bool,
+  draws: bool,
+) -> dict[str, float] | None:
+  """Scores of the state, and a grid that is written beside the loop."""
+  with run.progress.span("paused"):
+    variables = sharding.local_copy(
+      run.mesh, state.variables(run.config.sampler.params)
+    )
+    scores = run.validate(variables) if measures else None
+    if draws and jax.process_index() == 0:
+      drawn = jax.block_until_ready(run.image_grids.draw(variables))
+      run.host_work.run(_write_grid, run, step, drawn)
+  return scores
 
 
-def _build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
+def _write_grid(run: _Run, step: int, drawn) -> None:
+  grid = run.image_grids.lay_out(drawn)
+  if grid is not None:
+    path = epath.Path(run.workdir) / "image_grids" / f"{step:08d}.png"
+    files.write_whole(path, encoding.png(grid))
+    run.writer.write_images(step, {"image_grid": grid})
+
+
+def _save(run: _Run, step: int, state, scores=None) -> None:
+  values = config_fields.to_dict(run.config)
+  run.checkpointer.save(step, state, values, scores)
+
+
+def build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
+  """From `config.checkpoint` and `config.validation`."""
   options = config.checkpoint
   ranking = validation.build_ranking(config)
   return checkpoints.Checkpointer(

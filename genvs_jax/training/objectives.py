@@ -1,7 +1,9 @@
 """What a train step minimises, chosen by `objective.name`.
 
 An objective is a pure function (model, options, variables, batch, keys) ->
-(loss, (metrics, buffers)); see `joint`.
+(loss, (metrics, buffers)); see `joint`. The losses of the denoiser are in
+`edm`, those of encoder and field at the end of this file; all are float32
+means over the batch.
 """
 
 import dataclasses
@@ -15,36 +17,38 @@ from genvs_jax.diffusion import edm
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.models import pipeline
-from genvs_jax.models import pixels as image_ops
-from genvs_jax.training import losses
+from genvs_jax.runtime import messages
 from genvs_jax.training import randomness
+
+WEIGHTINGS = ("learned", "edm")
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Weights and probabilities; see `configs/base.py`."""
+  """Weights and probabilities; see `objective` in `configs/base.py`."""
 
   input_views: int
   denoising: float
-  weights: str
+  weighting: str
   rgb: float
   rgb_input: float
   render_input: bool
   opacity: float
-  depth: float
+  depth_prior: float
   depth_consistency: float
   opacity_consistency: float
   frozen: tuple[str, ...]
   first_view_world: bool
   augmentation: float
-  augmentation_kinds: float
+  augmentation_probability: float
   input_noise_probability: float
   input_noise_max: float
   conditioning_dropout: float
   sigma_law: edm.SigmaLaw
 
 
-class Rendered(NamedTuple):
+class RenderingResult(NamedTuple):
   """What the losses of encoder and field leave for the denoiser.
 
   Attributes:
@@ -66,7 +70,7 @@ def joint(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
-  batch: dict[str, jax.Array],
+  batch: Batch,
   keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """Encoder, field and denoiser together (Chan et al. 2023, GeNVS, sec. 3).
@@ -81,41 +85,42 @@ def joint(
   Returns:
     the loss, and (metrics as scalars, the buffers after the step).
   """
-  rendered = rendering_losses(model, options, variables, batch, keys)
+  result = rendering_losses(model, options, variables, batch, keys)
+  # The denoiser's gradient flows through the features into field and encoder.
   denoising = denoising_loss(
-    model, options, variables, rendered.targets, rendered.features, keys
+    model, options, variables, result.targets, result.features, keys
   )
-  loss = rendered.loss + options.denoising * denoising
-  metrics = {**rendered.metrics, "loss": loss, "loss_denoising": denoising}
-  return loss, (metrics, rendered.buffers)
+  loss = result.loss + options.denoising * denoising
+  metrics = {**result.metrics, "loss": loss, "loss_denoising": denoising}
+  return loss, (metrics, result.buffers)
 
 
 def nerf(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
-  batch: dict[str, jax.Array],
+  batch: Batch,
   keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """Encoder and field alone, as `joint` without a denoiser."""
-  rendered = rendering_losses(model, options, variables, batch, keys)
-  metrics = {**rendered.metrics, "loss": rendered.loss}
-  return rendered.loss, (metrics, rendered.buffers)
+  result = rendering_losses(model, options, variables, batch, keys)
+  metrics = {**result.metrics, "loss": result.loss}
+  return result.loss, (metrics, result.buffers)
 
 
 def diffusion(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
-  batch: dict[str, jax.Array],
+  batch: Batch,
   keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """The denoiser alone, on every view of the batch, without features."""
-  pictures = image_ops.from_uint8(batch["images"], model.image_range)
-  clean = _flatten(pictures)
+  clean = _flatten(pipeline.from_uint8(batch["images"], model.image_range))
+  # All conditioning is dropped: the denoiser learns to draw any object.
+  options = dataclasses.replace(options, conditioning_dropout=1.0)
   features = jnp.zeros((*clean.shape[:3], model.denoiser_features))
-  nothing = dataclasses.replace(options, conditioning_dropout=1.0)
-  loss = denoising_loss(model, nothing, variables, clean, features, keys)
+  loss = denoising_loss(model, options, variables, clean, features, keys)
   _, buffers = pipeline.split_variables(variables)
   return loss, ({"loss": loss, "loss_denoising": loss}, buffers)
 
@@ -124,64 +129,76 @@ def rendering_losses(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
-  batch: dict[str, jax.Array],
+  batch: Batch,
   keys: randomness.StepKeys,
-) -> Rendered:
+) -> RenderingResult:
   """Encodes the input views, renders the targets and compares."""
   views = options.input_views
   if options.first_view_world:
     poses = jax.vmap(cameras.relative_to_first)(batch["poses"])
     batch = {**batch, "poses": poses}
-  pictures = image_ops.from_uint8(batch["images"], model.image_range)
+  images = pipeline.from_uint8(batch["images"], model.image_range)
+  targets = images[:, views:]
   inputs, encoder_buffers = encode_inputs(
-    model, options, variables, batch, pictures[:, :views], keys
+    model, options, variables, batch, images[:, :views], keys
   )
-  # The losses may ask for the first input view beside the targets.
-  with_input = options.render_input or options.rgb_input > 0
-  shown = [0] * with_input + list(range(views, pictures.shape[1]))
-  count, rays = len(pictures), len(shown) * model.render_size**2
-  each = randomness.each
+
+  # The target views are rendered and, where a loss asks for it, the first
+  # input view in front of them.
+  rendered_views = list(range(views, images.shape[1]))
+  renders_input = options.render_input or options.rgb_input > 0
+  if renders_input:
+    rendered_views.insert(0, 0)
+  poses = batch["poses"][:, jnp.array(rendered_views)]  # [B,Q,4,4]
+  rays = len(rendered_views) * model.render_size**2
+  # Where on its ray each sample lies is random, so that no plane of the volume
+  # stays unseen.
+  coarse, fine = (rays, model.counts.coarse), (rays, model.counts.fine)
   uniforms = rendering.Uniforms(
-    each(jax.random.uniform, keys.coarse, (rays, model.counts.coarse)),
-    each(jax.random.uniform, keys.fine, (rays, model.counts.fine)),
+    randomness.each(jax.random.uniform, keys.coarse, coarse),
+    randomness.each(jax.random.uniform, keys.fine, fine),
   )
-  poses = batch["poses"][:, jnp.array(shown)]
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
-  features = pipeline.resize_features(model, render.features)
-  targets = pictures[:, views:]
+  features = pipeline.resize_features(model, render.features)  # [B,Q,H,W,F]
+  target_features = features[:, 1:] if renders_input else features
+
+  # Each loss with its weight.
   distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None, None]
-  parts = {
-    "loss_rgb": losses.rgb(features[:, with_input:], targets),
-    "opacity": losses.opacity(render.opacity),
-    "depth_error": losses.depth_prior(render.depth, render.opacity, distance),
+  prior = depth_prior(render.weighted_depth, render.opacity, distance)
+  losses = {
+    "loss_rgb": (options.rgb, rgb_error(target_features, targets)),
+    "loss_opacity": (options.opacity, jnp.mean(render.opacity)),
+    "loss_depth_prior": (options.depth_prior, prior),
   }
-  weights = {
-    "loss_rgb": options.rgb,
-    "opacity": options.opacity,
-    "depth_error": options.depth,
-  }
-  if with_input:
-    parts["loss_rgb_input"] = losses.rgb(features[:, :1], pictures[:, :1])
-    weights["loss_rgb_input"] = options.rgb_input
+  if renders_input:
+    error = rgb_error(features[:, :1], images[:, :1])
+    losses["loss_rgb_input"] = (options.rgb_input, error)
   if options.depth_consistency or options.opacity_consistency:
-    # The same views from the last input view alone, without gradient.
-    alone = jnp.broadcast_to(jnp.arange(views) == views - 1, (count, views))
-    last = inputs._replace(mask=alone)
-    other = jax.lax.stop_gradient(
-      pipeline.render_features(model, variables, last, poses, uniforms)
+    # The same views from the last input view alone, without gradient. (The
+    # reference encodes the target view for it; these are encoded anyway.)
+    is_last = jnp.arange(views) == views - 1
+    is_last = jnp.broadcast_to(is_last, inputs.mask.shape)
+    other = pipeline.render_features(
+      model, variables, inputs._replace(mask=is_last), poses, uniforms
     )
-    parts["depth_consistency"] = losses.consistency(render.depth, other.depth)
-    parts["opacity_consistency"] = losses.consistency(
-      render.opacity, other.opacity
+    losses["loss_depth_consistency"] = (
+      options.depth_consistency,
+      consistency(render.weighted_depth, other.weighted_depth),
     )
-    weights["depth_consistency"] = options.depth_consistency
-    weights["opacity_consistency"] = options.opacity_consistency
+    losses["loss_opacity_consistency"] = (
+      options.opacity_consistency,
+      consistency(render.opacity, other.opacity),
+    )
+
+  loss = jnp.zeros(())
+  for weight, value in losses.values():
+    loss += weight * value
   _, buffers = pipeline.split_variables(variables)
-  return Rendered(
-    loss=sum(weights[name] * part for name, part in parts.items()),
-    metrics=parts,
+  return RenderingResult(
+    loss=loss,
+    metrics={name: value for name, (_, value) in losses.items()},
     buffers={**buffers, "encoder": encoder_buffers},
-    features=_flatten(features[:, with_input:]),
+    features=_flatten(target_features),
     targets=_flatten(targets),
   )
 
@@ -190,21 +207,27 @@ def encode_inputs(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
-  batch: dict[str, jax.Array],
+  batch: Batch,
   images: jax.Array,
   keys: randomness.StepKeys,
 ) -> tuple[pipeline.InputViews, dict]:
   """Encodes noisy input views [B,V,H,W,3], of which each scene uses 1 to V."""
-  views, each = images.shape[1], randomness.each
-  used = each(jax.random.randint, keys.view_count, (1,), 1, views + 1)
-  chance, scale, unit = randomness.split(keys.input_noise, 3)
-  each_view = (views, 1, 1, 1)
-  noisy = each(
-    jax.random.bernoulli, chance, options.input_noise_probability, each_view
+  views = images.shape[1]
+  # All V views are encoded, so that shapes are static; a mask says which count.
+  count = randomness.each(
+    jax.random.randint, keys.view_count, (1,), 1, views + 1
   )
-  deviation = each(jax.random.uniform, scale, each_view)
-  noise = each(jax.random.normal, unit, images.shape[1:])
-  noise *= noisy * deviation * options.input_noise_max
+  # Noise on half of the images, of a strength of its own each (GeNVS, sec. 4):
+  # at test time, drawn views with their flaws are inputs too.
+  coin_keys, scale_keys, noise_keys = randomness.split(keys.input_noise, 3)
+  per_view = (views, 1, 1, 1)
+  is_noisy = randomness.each(
+    jax.random.bernoulli, coin_keys, options.input_noise_probability, per_view
+  )
+  deviation = randomness.each(jax.random.uniform, scale_keys, per_view)
+  noise = randomness.each(jax.random.normal, noise_keys, images.shape[1:])
+  noise *= is_noisy * deviation * options.input_noise_max
+  # A frozen encoder does not update its running statistics either.
   volumes, buffers = pipeline.encode(
     model, variables, images, noise, train="encoder" not in options.frozen
   )
@@ -212,7 +235,7 @@ def encode_inputs(
     volumes=volumes,
     poses=batch["poses"][:, :views],
     intrinsics=batch["intrinsics"],
-    mask=jnp.arange(views) < used,
+    mask=jnp.arange(views) < count,
   )
   return inputs, buffers
 
@@ -225,33 +248,38 @@ def denoising_loss(
   features: jax.Array,
   keys: randomness.StepKeys,
 ) -> jax.Array:
-  """EDM's loss on images [B,H,W,3] given features [B,H,W,F].
+  """EDM's loss on images [B T,H,W,3] given features [B T,H,W,F].
 
   Conditioning dropout replaces the features of single examples by noise, as
   the paper does; augmentation warps both and tells the denoiser how.
   """
-  each, views = randomness.each, len(clean) // len(keys.noise)
-  of_noise, of_sigma, of_conditioning, of_warp = (
-    randomness.per_image(k, views)
+  # Keys are those of scenes [B]; every image of a scene gets its own.
+  images_per_scene = len(clean) // len(keys.noise)
+  noise_keys, sigma_keys, dropout_keys, warp_keys = (
+    randomness.per_image(k, images_per_scene)
     for k in (keys.noise, keys.sigma, keys.conditioning, keys.augmentation)
   )
-  clean, features, told = augment(options, clean, features, of_warp)
-  chance, unit = randomness.split(of_conditioning, 2)
-  dropped = each(
-    jax.random.bernoulli, chance, options.conditioning_dropout, (1, 1, 1)
+  clean, features, augment_labels = augment(options, clean, features, warp_keys)
+
+  # Classifier-free guidance needs a denoiser that also knows no features.
+  coin_keys, null_keys = randomness.split(dropout_keys, 2)
+  dropped = randomness.each(
+    jax.random.bernoulli, coin_keys, options.conditioning_dropout, (1, 1, 1)
   )
-  nothing = pipeline.unconditional_features(model, unit, features.shape)
-  features = jnp.where(dropped, nothing, features)
-  sigma = options.sigma_law.sample(of_sigma, keys.step)
-  noise = each(jax.random.normal, of_noise, clean.shape[1:])
+  null = pipeline.null_features(model, null_keys, features.shape)
+  features = jnp.where(dropped, null, features)
+
+  # x = x0 + sigma n, one noise level per image.
+  sigma = options.sigma_law.sample(sigma_keys, keys.step)
+  noise = randomness.each(jax.random.normal, noise_keys, clean.shape[1:])
   noisy = clean + sigma[:, None, None, None] * noise
   output, log_variance = pipeline.predict(
-    model, variables, noisy, sigma, features, told, keys.dropout
+    model, variables, noisy, sigma, features, augment_labels, keys.dropout
   )
   target = edm.network_target(clean, noisy, sigma, model.sigma_data)
-  if options.weights == "edm":
-    return losses.denoising_edm(output, target)
-  return losses.denoising(output, target, log_variance)
+  if options.weighting == "edm":
+    return edm.edm_loss(output, target)
+  return edm.learned_variance_loss(output, target, log_variance)
 
 
 def augment(
@@ -260,23 +288,63 @@ def augment(
   """Warps images [B,H,W,3] and their features alike, example by example.
 
   Returns:
-    both, and the augmentation vectors [B,9].
+    both, and the augmentation labels [B,9].
   """
-  count = len(clean)
   if options.augmentation == 0:
-    return clean, features, jnp.zeros((count, augmentation.VECTOR_SIZE))
-  chance, draws = randomness.split(keys, 2)
-  chosen = randomness.each(jax.random.bernoulli, chance, options.augmentation)
-  warp = augmentation.warp_from_draws(
-    randomness.each(augmentation.draw, draws), options.augmentation_kinds
+    labels = jnp.zeros((len(clean), augmentation.LABEL_SIZE))
+    return clean, features, labels
+  coin_keys, draw_keys = randomness.split(keys, 2)
+  is_warped = randomness.each(
+    jax.random.bernoulli, coin_keys, options.augmentation
   )
-  warp = jax.tree.map(lambda x: jnp.where(chosen, x, 0.0), warp)
+  warp = augmentation.warp_from_draws(
+    randomness.each(augmentation.draw, draw_keys),
+    options.augmentation_probability,
+  )
+  # A warp of zeros is the identity.
+  warp = jax.tree.map(lambda x: jnp.where(is_warped, x, 0.0), warp)
   maps = augmentation.matrices(warp, *clean.shape[1:3])
   return (
     augmentation.apply(clean, maps),
     augmentation.apply(features, maps),
-    augmentation.vector(warp),
+    augmentation.labels(warp),
   )
+
+
+def rgb_error(features: jax.Array, images: jax.Array) -> jax.Array:
+  """Squared error of the first three feature channels, [..,H,W,F] and [..,3].
+
+  The reference broadcasts renders [B,3,H,W] against targets [B,1,3,H,W] and so
+  pulls every render to the batch's mean; here each meets its own target.
+  """
+  if features.shape[:-1] != images.shape[:-1]:
+    raise ValueError(
+      f"features {features.shape} and images {images.shape} differ in size"
+    )
+  return jnp.mean((features[..., :3] - images) ** 2)
+
+
+def depth_prior(
+  weighted_depth: jax.Array, opacity: jax.Array, distance: jax.Array
+) -> jax.Array:
+  """Pulls what is opaque to the distance at which the object stands.
+
+  Args:
+    weighted_depth: [..,h,w] of a render.
+    opacity: [..,h,w].
+    distance: of the camera from the world's origin, broadcast against [..].
+
+  Returns:
+    mean of opacity (expected depth - distance)^2.
+  """
+  depth = rendering.expected_depth(weighted_depth, opacity)
+  return jnp.mean(opacity * (depth - distance) ** 2)
+
+
+def consistency(values: jax.Array, others: jax.Array) -> jax.Array:
+  """Squared difference of two renders [..,h,w] of one view from different
+  inputs; `others` take no gradient."""
+  return jnp.mean((values - jax.lax.stop_gradient(others)) ** 2)
 
 
 def _flatten(x: jax.Array) -> jax.Array:
@@ -285,54 +353,23 @@ def _flatten(x: jax.Array) -> jax.Array:
 
 
 OBJECTIVES = {"joint": joint, "nerf": nerf, "diffusion": diffusion}
-# The parts of the model that each needs; a state holds no others.
-PARTS = {
-  "joint": pipeline.PARTS,
-  "nerf": ("encoder", "field"),
-  "diffusion": ("denoiser",),
-}
-
-
-def check_name(name: str) -> None:
-  """Raises ValueError unless it is an objective's."""
-  if name not in OBJECTIVES:
-    raise ValueError(
-      f"objective.name is {name!r}, expected one of"
-      f" {', '.join(sorted(OBJECTIVES))}"
-    )
 
 
 def build_options(config) -> Options:
   """From `config.objective`, `config.model` and `config.diffusion`."""
-  objective = config.objective
-  if objective.weights not in ("learned", "edm"):
-    raise ValueError(
-      f"objective.weights is {objective.weights!r}, expected 'learned' or 'edm'"
-    )
-  consistent = objective.depth_consistency or objective.opacity_consistency
-  if consistent and config.model.input_views < 2:
+  values = dict(config.objective)
+  del values["name"]
+  messages.check_choice("objective.weighting", values["weighting"], WEIGHTINGS)
+  compares_views = values["depth_consistency"] or values["opacity_consistency"]
+  if compares_views and config.model.input_views < 2:
     raise ValueError(
       "objective.depth_consistency and opacity_consistency compare input views,"
       f" expected model.input_views of 2 or more, found"
       f" {config.model.input_views}"
     )
   return Options(
+    **values,
     input_views=config.model.input_views,
-    denoising=objective.denoising,
-    weights=objective.weights,
-    rgb=objective.rgb,
-    rgb_input=objective.rgb_input,
-    render_input=objective.render_input,
-    opacity=objective.opacity,
-    depth=objective.depth,
-    depth_consistency=objective.depth_consistency,
-    opacity_consistency=objective.opacity_consistency,
     frozen=tuple(config.optimizer.frozen),
-    first_view_world=objective.first_view_world,
-    augmentation=objective.augmentation,
-    augmentation_kinds=objective.augmentation_kinds,
-    input_noise_probability=objective.input_noise_probability,
-    input_noise_max=objective.input_noise_max,
-    conditioning_dropout=objective.conditioning_dropout,
     sigma_law=edm.build_sigma_law(config),
   )

@@ -1,12 +1,20 @@
-"""AdamW with one learning rate per part behind a global-norm clip."""
+"""AdamW with one learning rate per part, and the moving average of parameters.
+
+Parameters are {part: tree} as in `pipeline`. The gradient is clipped over all
+parts together before each part takes its own step.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import messages
 
 SCHEDULES = ("constant", "cosine", "cosine_restarts")
+EMAS = ("half_life", "inverse_power", "none")
 
 
 def learning_rate(
@@ -30,19 +38,17 @@ def learning_rate(
     period: in steps.
     final: lowest rate of the cosines.
   """
-  if schedule not in SCHEDULES:
-    raise ValueError(
-      f"optimizer.schedule is {schedule!r}, expected one of"
-      f" {', '.join(SCHEDULES)}"
-    )
+  messages.check_choice("optimizer.schedule", schedule, SCHEDULES)
   rate = jnp.float32(peak)
   if schedule != "constant":
     if period < 1:
       raise ValueError(
         f"optimizer.period is {period}, expected the steps of a cosine"
       )
+    # Past its end a cosine stays at `final`, or starts again at `peak`.
     at = jnp.minimum(step, period) if schedule == "cosine" else step % period
     rate = final + (peak - final) * (1 + jnp.cos(jnp.pi * at / period)) / 2
+  # The first step already moves: 1 / warmup, not 0.
   return rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
 
 
@@ -78,10 +84,7 @@ def clip_by_global_norm(most: float) -> optax.GradientTransformation:
 
 
 def build_optimizer(config) -> optax.GradientTransformation:
-  """From `config.optimizer`; parameters are {part: tree} as in `pipeline`.
-
-  The gradient is clipped over all parts together before they are told apart.
-  """
+  """From `config.optimizer`."""
   options = config.optimizer
   rates = {
     "encoder": options.encoder_rate,
@@ -90,6 +93,7 @@ def build_optimizer(config) -> optax.GradientTransformation:
   }
 
   def adamw(peak: float) -> optax.GradientTransformation:
+    # Weight decay is decoupled, and scaled by the rate as in PyTorch.
     return optax.adamw(
       lambda step: learning_rate(
         step,
@@ -105,6 +109,7 @@ def build_optimizer(config) -> optax.GradientTransformation:
       weight_decay=options.weight_decay,
     )
 
+  # Each part has an AdamW of its own, told apart by the top of the tree.
   return optax.chain(
     clip_by_global_norm(options.clip_norm),
     optax.multi_transform(
@@ -112,3 +117,40 @@ def build_optimizer(config) -> optax.GradientTransformation:
       lambda params: {part: part for part in params},
     ),
   )
+
+
+def half_life_decay(
+  step: jax.Array, batch_size: int, half_life: float, ramp_up: float
+) -> jax.Array:
+  """Share of the old average that a step keeps (EDM's half-life in images).
+
+  The half-life is at most `ramp_up` times the images seen, so that early
+  averages forget the random start.
+  """
+  images = (step + 1) * batch_size
+  half_life = jnp.minimum(half_life, ramp_up * images)
+  # After half_life / batch_size steps, 0.5 of the old average is left.
+  return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
+
+
+def inverse_power_decay(
+  step: jax.Array, power: float, largest: float
+) -> jax.Array:
+  """Share that a step keeps by k-diffusion's EMA warm-up (its `inverse`)."""
+  return jnp.minimum(1 - (1 + step) ** -power, largest)
+
+
+def build_ema_decay(config) -> Callable[[jax.Array], jax.Array] | None:
+  """step -> share of the old average that is kept, from `config.train`; None
+  for a run without an average."""
+  train = config.train
+  messages.check_choice("train.ema", train.ema, EMAS)
+  if train.ema == "half_life":
+    return lambda step: half_life_decay(
+      step, train.batch_size, train.ema_half_life, train.ema_ramp_up
+    )
+  if train.ema == "inverse_power":
+    return lambda step: inverse_power_decay(
+      step, train.ema_power, train.ema_max_decay
+    )
+  return None

@@ -10,9 +10,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+# What is folded into a step's key for each use. A use keeps its number for
+# good: others can come and go, or be reordered, without changing its draws.
+_NUMBERS = {
+  "dropout": 0,
+  "view_count": 1,
+  "input_noise": 2,
+  "coarse": 3,
+  "fine": 4,
+  "sigma": 5,
+  "noise": 6,
+  "conditioning": 7,
+  "augmentation": 8,
+}
+
 
 class StepKeys(NamedTuple):
-  """The keys of a step; all but two are one per example, [B].
+  """The keys of a step; all but the first two are one per example, [B].
 
   Attributes:
     step: i32, the number of the step; no key.
@@ -40,21 +54,29 @@ class StepKeys(NamedTuple):
 
   def pieces(self, count: int) -> "StepKeys":
     """The keys of `count` interleaved pieces of the batch, [count,..]."""
-    step, dropout, *rest = self
+    per_example = self._asdict()
+    step, dropout = per_example.pop("step"), per_example.pop("dropout")
     return StepKeys(
-      jnp.broadcast_to(step, (count,)),
-      jax.random.split(dropout, count),
-      *(interleave(keys, count) for keys in rest),
+      step=jnp.broadcast_to(step, (count,)),
+      # Masks inside the networks differ from piece to piece ...
+      dropout=jax.random.split(dropout, count),
+      # ... but an example keeps the keys that it has in an uncut batch.
+      **{name: interleave(keys, count) for name, keys in per_example.items()},
     )
 
 
 def step_keys(seed: int, step: jax.Array, count: int) -> StepKeys:
   """The keys of a step for a batch of `count` examples."""
-  key = jax.random.fold_in(jax.random.key(seed), step)
-  dropout, *uses = jax.random.split(key, len(StepKeys._fields) - 1)
+  root = jax.random.fold_in(jax.random.key(seed), step)
+  uses = {n: jax.random.fold_in(root, i) for n, i in _NUMBERS.items()}
+  # A second fold, by the example's place in the batch: [] -> [B].
+  per_example = jax.vmap(jax.random.fold_in, (None, 0))
   examples = jnp.arange(count)
-  fold = jax.vmap(jax.random.fold_in, (None, 0))
-  return StepKeys(step, dropout, *(fold(use, examples) for use in uses))
+  return StepKeys(
+    step=step,
+    dropout=uses.pop("dropout"),
+    **{name: per_example(key, examples) for name, key in uses.items()},
+  )
 
 
 def each(draw: Callable, keys: jax.Array, *args) -> jax.Array:

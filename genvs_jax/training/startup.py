@@ -3,32 +3,19 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import warm_start
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import processes
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 DAMAGED_FOLDER = "damaged_checkpoints"
-# A run goes on only if these are what they were; sections end with a dot.
-_FIXED = (
-  "model.",
-  "frustum.",
-  "objective.name",
-  "optimizer.frozen",
-  "diffusion.sigma_data",
-)
-# What may change all the same: it alters neither shapes nor their meaning.
-_FREE = (
-  "model.dtype",
-  "model.resize",
-  "model.encoder.remat",
-  "model.denoiser.remat",
-  "model.denoiser.dropout",
-)
 
 
 def start(
@@ -37,23 +24,30 @@ def start(
   mesh: jax.sharding.Mesh,
   checkpointer: checkpoints.Checkpointer,
   workdir: str,
-) -> train_state.TrainState:
+) -> train_step.TrainState:
   """The state that a run starts with, placed on the mesh.
 
-  A checkpoint that cannot be read is moved to `workdir/damaged_checkpoints`
-  with a warning, and the one before it is taken.
+  The cases, in the order in which they are tried:
+
+    1  the newest checkpoint of the workdir, if its config fits
+    2  the one before it, if the newest cannot be read, and so on; what cannot
+       be read is moved to `workdir/damaged_checkpoints` with a warning
+    3  a fresh state, with the parts that `config.init_from` names taken from
+       other checkpoints, if the workdir has no checkpoint
+    4  a fresh state, if nothing is named
 
   Raises:
     ValueError: if the checkpoint belongs to another config, or there is none
       that can be read.
   """
-  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
+  # Cases 1 and 2.
   steps = checkpointer.steps()
   for step in reversed(steps):
     state = _restore(config, checkpointer, step, abstract, shardings)
     if state is not None:
-      logging.info("going on from the checkpoint of step %d", step)
+      logging.info("resuming from the checkpoint of step %d", step)
       return state
     _set_aside(checkpointer, step, epath.Path(workdir) / DAMAGED_FOLDER)
   if steps:
@@ -62,89 +56,76 @@ def start(
       f" {workdir}/{DAMAGED_FOLDER}: choose another --workdir, or start the"
       " same command again to train from the beginning"
     )
-  state = train_state.init_on_devices(config, model, shardings)
-  return warm_start.warm_start(config, model, state)
+  # Cases 3 and 4.
+  state = train_step.init_on_devices(config, model, shardings)
+  return take_over(config, model, state)
 
 
-def differing_fields(config, saved) -> tuple[list[str], list[str]]:
-  """Fields whose values differ from a saved config's.
-
-  Returns:
-    (those that must not, the others), each as "name = saved value, here ...".
-    Fields that one of the two does not have are left out.
-  """
-  ours, theirs = _flat(config), _flat(saved)
-  fixed, free = [], []
-  for name in sorted(ours.keys() & theirs.keys()):
-    if ours[name] == theirs[name]:
-      continue
-    kept = name not in _FREE and any(
-      name.startswith(start) if start.endswith(".") else name == start
-      for start in _FIXED
-    )
-    (fixed if kept else free).append(
-      f"{name} = {theirs[name]!r}, here {ours[name]!r}"
-    )
-  return fixed, free
+def take_over(
+  config, model: pipeline.Model, state: train_step.TrainState
+) -> train_step.TrainState:
+  """A fresh state with the parts that `config.init_from` names taken from
+  other checkpoints; their average starts at the same values."""
+  if not warm_start.sources(config):
+    return state
+  params, buffers = warm_start.warm_start(
+    config, model, state.params, state.buffers
+  )
+  ema = jax.tree.map(jnp.copy, params) if state.ema else {}
+  return state.replace(params=params, ema=ema, buffers=buffers)
 
 
-def _restore(config, checkpointer, step: int, abstract, shardings):
+def _restore(
+  config,
+  checkpointer: checkpoints.Checkpointer,
+  step: int,
+  abstract: train_step.TrainState,
+  shardings: Any,
+) -> train_step.TrainState | None:
   """The state of a checkpoint, or None if it cannot be read."""
-  problem = ""
+  problem, stored = "", None
   try:
-    saved = checkpointer.read_config(step, to_resume=True)
+    stored = checkpointer.read_config(step, to_resume=True)
   except checkpoints.CheckpointError:
     raise
   # A damaged checkpoint raises whatever its reader happened to meet.
   except Exception as error:
     problem = repr(error)
-  if sharding.any_process(bool(problem)):
+  if processes.any_process(bool(problem)):
     logging.warning("the config of checkpoint %d: %s", step, problem)
     return None
-  fixed, free = differing_fields(config, saved)
-  if fixed:
+  forbidden, allowed = config_fields.changed(config, stored)
+  if forbidden:
     raise ValueError(
       f"the checkpoint of step {step} was trained with another config:"
-      f" {'; '.join(fixed)}. Use the same values, or choose another --workdir"
+      f" {'; '.join(forbidden)}. Use the same values, or choose another"
+      " --workdir"
     )
-  if free:
-    logging.info("the config has changed since: %s", "; ".join(free))
+  if allowed:
+    logging.info("the config has changed since: %s", "; ".join(allowed))
+  state = None
   try:
     state = checkpointer.restore(
       step, checkpoints.abstract_like(abstract, shardings)
     )
   except Exception as error:  # as above
-    problem, state = repr(error), None
-  if sharding.any_process(bool(problem)):
+    problem = repr(error)
+  if processes.any_process(bool(problem)):
     logging.warning("the arrays of checkpoint %d: %s", step, problem[:500])
     return None
   return state
 
 
-def _set_aside(checkpointer, step: int, folder: epath.Path) -> None:
+def _set_aside(
+  checkpointer: checkpoints.Checkpointer, step: int, folder: epath.Path
+) -> None:
   if jax.process_index() == 0:
-    moved = checkpointer.set_aside(step, folder)
+    target = checkpointer.set_aside(step, folder)
     logging.warning(
       "the checkpoint of step %d cannot be read: it was moved to %s, and the"
       " one before it is taken",
       step,
-      moved,
+      target,
     )
-  sharding.any_process(False)  # all wait here until it has been moved
+  processes.any_process(False)  # all wait here until it has been moved
   checkpointer.reload()
-
-
-def _flat(config) -> dict[str, Any]:
-  """{"section.field": value} with lists and tuples alike."""
-  values = checkpoints.config_to_dict(config)
-  found = {}
-
-  def visit(tree: dict, prefix: str) -> None:
-    for name, value in tree.items():
-      if isinstance(value, dict):
-        visit(value, f"{prefix}{name}.")
-      else:
-        found[prefix + name] = value
-
-  visit(values, "")
-  return found

@@ -1,19 +1,20 @@
 """What is measured and drawn of fixed validation scenes while a run goes on."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
+from genvs_jax.images import grids
 from genvs_jax.images import metrics
-from genvs_jax.images import pictures
 from genvs_jax.models import pipeline
-from genvs_jax.models import pixels as image_ops
+from genvs_jax.runtime import messages
+from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import objectives
 
 # What a checkpoint may be the best by: the part that it needs, and whether the
 # highest is best.
@@ -37,12 +38,10 @@ def build_ranking(config) -> Ranking:
     ValueError: if it is no score, or one that the objective has not.
   """
   name = config.checkpoint.best_metric
-  if name not in ("", "auto", *_RANKINGS):
-    raise ValueError(
-      f"checkpoint.best_metric is {name!r}, expected '', 'auto' or one of"
-      f" {', '.join(_RANKINGS)}"
-    )
-  parts = objectives.PARTS[config.objective.name]
+  messages.check_choice(
+    "checkpoint.best_metric", name, ("", "auto", *_RANKINGS)
+  )
+  parts = pipeline.parts_of(config.objective.name)
   measured = [k for k, (part, _) in _RANKINGS.items() if part in parts]
   if name == "auto":
     name = measured[0]
@@ -78,16 +77,17 @@ def load_scenes(config, workdir: str, count: int) -> Scenes | None:
   if count == 0:
     return None
   try:
-    records = loading.load_split(config, workdir, "validation")
-  except loading.DatasetMissingError:
-    records = loading.load_split(config, workdir, "train")
+    records = datasets.load_split(config, workdir, "validation")
+  except datasets.DatasetMissingError:
+    records = datasets.load_split(config, workdir, "train")
   views = config.model.input_views
   items = []
   for i in range(min(count, len(records))):
-    chosen = [*range(views), len(records[i]["poses"]) // 2]
+    # The input views, and a target from the middle of the scene.
+    indices = [*range(views), len(records[i]["poses"]) // 2]
     items.append(
-      loading.decode_views(
-        records[i], chosen, config.model.image_size, config.model.resize
+      decoding.decode_views(
+        records[i], indices, config.model.image_size, config.model.resize
       )
     )
   batch = {key: np.stack([item[key] for item in items]) for key in items[0]}
@@ -115,12 +115,10 @@ class Validation:
   alone. An objective without a part has no score of it.
   """
 
-  def __init__(self, config, model: pipeline.Model, workdir: str):
-    parts = objectives.PARTS[config.objective.name]
-    self._scenes = load_scenes(config, workdir, config.validation.scenes)
-    self._measure = jax.jit(
-      build_measure(model, parts, tuple(config.validation.sigmas), config.seed)
-    )
+  def __init__(self, scenes: Scenes | None, measure: Callable):
+    """`measure` is that of `build_measure`; see `build_validation`."""
+    self._scenes = scenes
+    self._measure = jax.jit(measure)
 
   def __call__(self, variables: pipeline.Variables) -> dict[str, float] | None:
     """The scores of variables on one device; None if there are no scenes."""
@@ -130,7 +128,19 @@ class Validation:
     return {name: float(value) for name, value in scores.items()}
 
 
-def named(scores: dict[str, float] | None) -> dict[str, float]:
+def build_validation(config, model: pipeline.Model, workdir: str) -> Validation:
+  """From `config.validation`."""
+  measure = build_measure(
+    model,
+    pipeline.parts_of(config.objective.name),
+    tuple(config.validation.sigmas),
+    config.seed,
+  )
+  scenes = load_scenes(config, workdir, config.validation.scenes)
+  return Validation(scenes, measure)
+
+
+def metrics_of(scores: dict[str, float] | None) -> dict[str, float]:
   """Scores as they are written among the metrics of a step."""
   return {f"validation/{k}": v for k, v in (scores or {}).items()}
 
@@ -140,11 +150,11 @@ def build_measure(
   parts: tuple[str, ...],
   sigmas: tuple[float, ...],
   seed: int,
-):
+) -> Callable[[pipeline.Variables, Scenes], dict[str, jax.Array]]:
   """(variables, scenes) -> the scores of `Validation` as scalars."""
 
   def measure(variables, scenes: Scenes) -> dict[str, jax.Array]:
-    clean = image_ops.from_uint8(scenes.target, model.image_range)
+    clean = pipeline.from_uint8(scenes.target, model.image_range)
     scale = model.image_range[1] - model.image_range[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.key(seed), scenes.index
@@ -159,8 +169,9 @@ def build_measure(
       scores["psnr_render"] = jnp.mean(metrics.psnr(views.rgb[:, 0], truth))
     else:
       shape = (*clean.shape[:3], model.denoiser_features)
-      features = pipeline.unconditional_features(model, keys, shape)
+      features = pipeline.null_features(model, keys, shape)
     if "denoiser" in parts:
+      # The same noise at every level, and at every step of the run.
       unit = jax.vmap(
         lambda key: jax.random.normal(
           jax.random.fold_in(key, 1), clean.shape[1:]
@@ -169,11 +180,12 @@ def build_measure(
 
       def error(sigma):
         levels = jnp.full((len(clean),), sigma)
-        drawn = pipeline.denoise(
+        estimate = pipeline.denoise(
           model, variables, clean + sigma * unit, levels, features
         )
-        return jnp.mean((drawn - clean) ** 2) / scale**2
+        return jnp.mean((estimate - clean) ** 2) / scale**2
 
+      # Level by level: memory of one.
       errors = jax.lax.map(error, jnp.array(sigmas))
       scores["denoising_error"] = jnp.mean(errors)
       for i, sigma in enumerate(sigmas):
@@ -183,56 +195,71 @@ def build_measure(
   return measure
 
 
-class Sheets:
-  """Pictures of fixed scenes, one sheet each time."""
+class ImageGrids:
+  """Pictures of fixed scenes, one grid each time.
 
-  def __init__(self, config, model: pipeline.Model, workdir: str):
-    self._folder = epath.Path(workdir) / "sheets"
-    self._seed = config.seed
-    self._frustum = config.frustum
-    self._scenes = load_scenes(config, workdir, config.train.sheet_scenes)
-    parts = objectives.PARTS[config.objective.name]
-    self._unconditional = "encoder" not in parts
-    self._draw = (
-      view_synthesis.build_unconditional(config, model)
-      if self._unconditional
-      else view_synthesis.build_draw(config, model, parts)
-    )
+  Args:
+    scenes: to draw; None for no grids.
+    draw: variables -> `Views`, or pictures of any objects [n,H,W,3].
+    near: depth shown black, world units.
+    far: depth shown white.
+  """
+
+  def __init__(
+    self,
+    scenes: Scenes | None,
+    draw: Callable[[pipeline.Variables], view_synthesis.Views | jax.Array],
+    near: float,
+    far: float,
+  ):
+    self._scenes = scenes
+    self._draw = draw
+    self._near, self._far = near, far
 
   def draw(
     self, variables: pipeline.Variables
   ) -> view_synthesis.Views | jax.Array | None:
     """Draws with variables that lie on one device; None without scenes."""
-    scenes = self._scenes
-    if scenes is None:
+    return None if self._scenes is None else self._draw(variables)
+
+  def lay_out(
+    self, drawn: view_synthesis.Views | jax.Array | None
+  ) -> np.ndarray | None:
+    """The grid u8 [..,..,3] of what was drawn."""
+    if self._scenes is None or drawn is None:
       return None
-    if self._unconditional:
-      keys = jax.random.split(jax.random.key(self._seed), 8)
-      return self._draw(variables, keys)
-    keys = view_synthesis.view_keys(self._seed, scenes.index, np.arange(1))
-    return self._draw(variables, scenes.inputs, scenes.target_pose, keys)
-
-  def save(
-    self, step: int, drawn: view_synthesis.Views | jax.Array | None
-  ) -> dict[str, np.ndarray]:
-    """Writes the sheet of what was drawn, and returns it by name."""
-    if drawn is None:
-      return {}
     drawn = jax.device_get(drawn)
-    if self._unconditional:
-      sheet = view_synthesis.unconditional_sheet(drawn)
-    else:
-      sheet = self._sheet(drawn, self._scenes)
-    pictures.save_png(self._folder / f"{step:08d}.png", sheet)
-    return {"sheet": sheet}
-
-  def _sheet(self, drawn: view_synthesis.Views, scenes: Scenes) -> np.ndarray:
+    if not isinstance(drawn, view_synthesis.Views):
+      return grids.wrapped_grid("unconditional", drawn)
+    scenes = self._scenes
     images = np.concatenate(
       [scenes.inputs["images"], scenes.target[:, None]], 1
     )
-    return view_synthesis.training_sheet(
-      {"images": images, "scene": scenes.index},
-      drawn,
-      self._frustum.near,
-      self._frustum.far,
+    return view_grids.scene_grid(
+      scenes.index, images, drawn, self._near, self._far
     )
+
+
+def build_image_grids(
+  config, model: pipeline.Model, workdir: str
+) -> ImageGrids:
+  """From `config.train`, the sampler and the seed."""
+  parts = pipeline.parts_of(config.objective.name)
+  scenes = load_scenes(config, workdir, config.train.image_grid_scenes)
+  root = jax.random.key(config.seed)
+  if "encoder" not in parts:
+    unconditional = view_synthesis.build_unconditional(config, model)
+    keys = jax.random.split(root, 8)
+    draw = lambda variables: unconditional(variables, keys)  # noqa: E731
+  else:
+    synthesize = view_synthesis.build_draw(config, model, parts)
+    view_keys = (
+      None
+      if scenes is None
+      else view_synthesis.view_keys(config.seed, scenes.index, np.arange(1))
+    )
+
+    def draw(variables):
+      return synthesize(variables, scenes.inputs, scenes.target_pose, view_keys)
+
+  return ImageGrids(scenes, draw, config.frustum.near, config.frustum.far)

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from configs import cars64
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
-from genvs_jax.models import pipeline
+from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 
 def test_config_survives_the_round_trip():
   config = cars64.get_config()
-  values = checkpoints.config_to_dict(config)
-  again = checkpoints.config_from_dict(values)
+  values = config_fields.to_dict(config)
+  again = config_fields.from_dict(values)
   assert again.to_dict() == config.to_dict()
   assert isinstance(again.model.denoiser.channels, tuple)
 
@@ -32,8 +33,8 @@ def test_restores_without_the_workdir(trained_workdir, tmp_path, below):
   assert step == 8
   config = checkpointer.read_config(step)
   assert config.model.image_size == 32
-  model = pipeline.build_model(config)
-  abstract = jax.eval_shape(lambda: train_state.init_state(config, model))
+  model = builders.build_model(config)
+  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
   mesh = sharding.make_mesh(jax.devices()[:4])
   state = checkpointer.restore(
     step, checkpoints.abstract_like(abstract, sharding.replicated(mesh))
@@ -141,11 +142,9 @@ def test_a_config_of_an_older_version_is_named(trained_workdir, monkeypatch):
   def without_field(self, step):
     config = read(self, step)
     with config.unlocked():
-      del config.diffusion.unconditional
+      del config.diffusion.null_noise
     return config
 
   monkeypatch.setattr(checkpoints.Checkpointer, "read_config", without_field)
-  with pytest.raises(
-    ValueError, match=r"lacks a field .*unconditional.* older"
-  ):
+  with pytest.raises(ValueError, match=r"lacks a field .*null_noise.* older"):
     pretrained.load(trained_workdir)

@@ -7,10 +7,11 @@ import pytest
 
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.checkpointing import warm_start
+from genvs_jax.models import builders
 from genvs_jax.models import image_v1
-from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_state
+from genvs_jax.training import startup
+from genvs_jax.training import train_step
 
 
 def denoiser(size, channels, depths, attention, features=4):
@@ -40,9 +41,9 @@ def fresh(debug_workdir):
   config = debug.get_config()
   config.data.data_dir = f"{debug_workdir}/data"
   config.seed = 5
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  state = train_state.init_on_devices(config, model, sharding.replicated(mesh))
+  state = train_step.init_on_devices(config, model, sharding.replicated(mesh))
   return config, model, state
 
 
@@ -50,7 +51,7 @@ def test_chosen_parts_start_from_the_checkpoint(fresh, trained_workdir):
   config, model, state = fresh
   config = config.copy_and_resolve_references()
   config.init_from.encoder = config.init_from.field = trained_workdir
-  started = warm_start.warm_start(config, model, state)
+  started = startup.take_over(config, model, state)
   trained = pretrained.load(trained_workdir).variables
   for part in ("encoder", "field"):
     jax.tree.map(
@@ -81,14 +82,14 @@ def test_another_meaning_is_refused(fresh, trained_workdir, field, value):
   config.init_from[part] = trained_workdir
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=f"was trained with {field} = "):
-    warm_start.warm_start(config, model, state)
+    startup.take_over(config, model, state)
 
 
 def test_a_widened_denoiser_draws_what_it_drew():
   narrow, given = denoiser(8, (8, 16), (1, 1), (False, True), features=0)
   wide, variables = denoiser(8, (8, 16), (1, 1), (False, True), features=4)
   merged, report = warm_start.merge(variables, given)
-  assert report.widened == ["params/input/kernel"] and not report.kept
+  assert report.widened == ["params/input/kernel"] and not report.fresh
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   features = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
   rest = (jnp.ones(2), jnp.zeros((2, 9)))
@@ -107,7 +108,7 @@ def test_a_grown_denoiser_keeps_its_inner_levels():
   _, given = denoiser(8, (8, 16), (1, 1), (False, True))
   _, variables = denoiser(16, (8, 8, 16), (1, 1, 1), (False, False, True))
   merged, report = warm_start.merge(variables, given)
-  assert report.kept and all("_16_" in name for name in report.kept)
+  assert report.fresh and all("_16_" in name for name in report.fresh)
   assert not report.unused
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -126,7 +127,7 @@ def test_what_nothing_explains_is_refused(fresh):
   report = warm_start.Report(
     loaded=[],
     widened=[],
-    kept=["params/down_64_block0/conv1/kernel", "params/mapping0/kernel"],
+    fresh=["params/down_64_block0/conv1/kernel", "params/mapping0/kernel"],
     unused=["params/other/bias"],
   )
   with pytest.raises(ValueError) as caught:

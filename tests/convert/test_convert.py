@@ -15,16 +15,17 @@ from configs import cars64
 from configs import debug
 from configs import reference64
 from configs import reference128_dlv3
-from genvs_jax import convert
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.checkpointing import warm_start
+from genvs_jax.convert import checkpoint
 from genvs_jax.convert import layouts
 from genvs_jax.convert import names
+from genvs_jax.convert import tensors_to_variables
 from genvs_jax.convert import torch_file
-from genvs_jax.convert import variables as convert_variables
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 DENOISER = torch_checkpoints.DENOISER
 
@@ -62,26 +63,26 @@ def assert_trees_equal(actual, expected):
 
 def test_a_whole_checkpoint_arrives_unchanged(reference, tmp_path):
   config, content, variables = reference
-  file = convert.from_content(content, "FILE.pt")
-  lines = convert.convert(file, config, str(tmp_path))
+  file = checkpoint.from_content(content, "FILE.pt")
+  lines = checkpoint.convert(file, config, str(tmp_path))
   assert not any("freshly" in line for line in lines)
   loaded = pretrained.load(str(tmp_path))
   assert loaded.step == 0
   assert_trees_equal(loaded.variables, variables)
   assert loaded.config.to_dict() == config.to_dict()
-  raw = pretrained.load(str(tmp_path), weights="params")
+  raw = pretrained.load(str(tmp_path), params="raw")
   assert_trees_equal(raw.variables, variables)
   # And a run can start from every part of it.
   for part, given in loaded.variables.items():
     fresh = jax.tree.map(jnp.zeros_like, given)
     merged, report = warm_start.merge(fresh, given)
-    assert not (report.kept or report.unused or report.widened)
+    assert not (report.fresh or report.unused or report.widened)
     assert_trees_equal(merged, variables[part])
 
 
 def test_the_fields_of_the_config_follow_from_the_tensors(reference):
   config, content, _ = reference
-  fields = convert.from_content(content, "FILE.pt").found.fields
+  fields = checkpoint.from_content(content, "FILE.pt").identity.fields
   assert fields["model.encoder.stage_sizes"] == (1, 2, 1, 1)
   for name, value in fields.items():
     node = config
@@ -93,12 +94,12 @@ def test_the_fields_of_the_config_follow_from_the_tensors(reference):
 def test_adams_moments_follow_their_parameters(reference, tmp_path):
   config, content, _ = reference
   content["optim"], numbers = torch_checkpoints.optimizer(content)
-  file = convert.from_content(content, "FILE.pt")
-  convert.convert(file, config, str(tmp_path), keep_optimizer=True)
-  model = pipeline.build_model(config)
+  file = checkpoint.from_content(content, "FILE.pt")
+  checkpoint.convert(file, config, str(tmp_path), keep_optimizer=True)
+  model = builders.build_model(config)
   reader, step = checkpoints.open_existing(str(tmp_path), None)
   state = reader.restore(
-    step, jax.eval_shape(lambda: train_state.init_state(config, model))
+    step, jax.eval_shape(lambda: train_step.init_state(config, model))
   )
   reader.close()
 
@@ -125,9 +126,9 @@ def test_adams_moments_follow_their_parameters(reference, tmp_path):
 
 def test_moments_that_are_not_there_are_refused(reference, tmp_path):
   config, content, _ = reference
-  file = convert.from_content(content, "FILE.pt")
-  with pytest.raises(convert.ConvertError, match="holds no optimizer state"):
-    convert.convert(file, config, str(tmp_path), keep_optimizer=True)
+  file = checkpoint.from_content(content, "FILE.pt")
+  with pytest.raises(torch_file.ConvertError, match="holds no optimizer state"):
+    checkpoint.convert(file, config, str(tmp_path), keep_optimizer=True)
   assert not (tmp_path / "checkpoints").exists()
 
 
@@ -141,9 +142,9 @@ def test_everything_wrong_is_listed_and_nothing_written(reference, tmp_path):
   tensors["nerf.aabb_train"] = np.full(6, 2.0, np.float32)
   second = "ddpm_pipeline.model.inner_model.inner_model.proj_in.bias"
   tensors[second] = tensors[second] + 1
-  file = convert.from_content(content, "FILE.pt")
-  with pytest.raises(convert.ConvertError) as caught:
-    convert.convert(file, config, str(tmp_path))
+  file = checkpoint.from_content(content, "FILE.pt")
+  with pytest.raises(torch_file.ConvertError) as caught:
+    checkpoint.convert(file, config, str(tmp_path))
   message = str(caught.value)
   for expected in (
     "FILE.pt does not fit",
@@ -170,11 +171,11 @@ def test_shapes_of_no_network_are_one_sentence(reference, tmp_path):
   for key in [*keys, *own[:: len(own) // 12]]:
     tensors = dict(content["model"])
     tensors[key] = np.concatenate([tensors[key].reshape(-1)] * 2)
-    with pytest.raises(convert.ConvertError, match=r"FILE\.pt"):
-      file = convert.from_content({"model": tensors}, "FILE.pt")
+    with pytest.raises(torch_file.ConvertError, match=r"FILE\.pt"):
+      file = checkpoint.from_content({"model": tensors}, "FILE.pt")
       broken = config.copy_and_resolve_references()
-      broken.update_from_flattened_dict(file.found.fields)
-      convert.convert(file, broken, str(tmp_path))
+      broken.update_from_flattened_dict(file.identity.fields)
+      checkpoint.convert(file, broken, str(tmp_path))
   assert not (tmp_path / "checkpoints").exists()
 
 
@@ -182,7 +183,7 @@ def test_what_the_weights_mean_overrides_another_config(reference):
   """A config of our own has the same shapes, but another frustum and field."""
   config, content, _ = reference
   wrong = tiny(cars64.get_config())
-  fields = convert.from_content(content, "FILE.pt").found.fields
+  fields = checkpoint.from_content(content, "FILE.pt").identity.fields
   wrong.update_from_flattened_dict(fields)
   for section in ("frustum", "model"):
     ours, theirs = wrong[section].to_dict(), config[section].to_dict()
@@ -193,17 +194,19 @@ def test_what_the_weights_mean_overrides_another_config(reference):
 
 def test_a_folder_with_checkpoints_is_left_alone(reference, tmp_path):
   config, content, variables = reference
-  file = convert.from_content(content, "FILE.pt")
-  convert.convert(file, config, str(tmp_path))
-  with pytest.raises(convert.ConvertError, match="already holds checkpoints"):
-    convert.convert(file, config, str(tmp_path))
+  file = checkpoint.from_content(content, "FILE.pt")
+  checkpoint.convert(file, config, str(tmp_path))
+  with pytest.raises(
+    torch_file.ConvertError, match="already holds checkpoints"
+  ):
+    checkpoint.convert(file, config, str(tmp_path))
   assert_trees_equal(pretrained.load(str(tmp_path)).variables, variables)
 
 
 def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
   """k-diffusion's own checkpoints: 3 channels in, raw and averaged weights."""
   config = tiny(reference64.get_config())
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
 
   def narrow(seed):
     _, values = torch_checkpoints.make_variables(config, seed)
@@ -214,12 +217,12 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
 
   (raw, values), (averaged, averaged_values) = narrow(0), narrow(1)
   content = {"model": raw, "model_ema": averaged, "config": {}, "step": 3}
-  file = convert.from_content(content, "FILE.pt")
-  assert file.found.kind == "image_v1"
-  lines = convert.convert(file, config, str(tmp_path))
+  file = checkpoint.from_content(content, "FILE.pt")
+  assert file.identity.kind == "image_v1"
+  lines = checkpoint.convert(file, config, str(tmp_path))
   assert any("freshly initialised: encoder, field" in line for line in lines)
-  for weights, expected in (("params", values), ("ema", averaged_values)):
-    loaded = pretrained.load(str(tmp_path), weights=weights)
+  for params, expected in (("raw", values), ("ema", averaged_values)):
+    loaded = pretrained.load(str(tmp_path), params=params)
     kernel = loaded.variables["denoiser"]["params"]["input"]["kernel"]
     wanted = expected["denoiser"]["params"]["input"]["kernel"]
     np.testing.assert_array_equal(kernel[:, :, :3], wanted[:, :, :3])
@@ -254,9 +257,9 @@ def test_imagenet_weights_fill_the_trunk(tmp_path, counters):
   }
   if counters:
     tensors["bn1.num_batches_tracked"] = np.array(0)
-  file = convert.from_content(tensors, "FILE.pth")
-  assert file.found.kind == "resnet34"
-  lines = convert.convert(file, config, str(tmp_path))
+  file = checkpoint.from_content(tensors, "FILE.pth")
+  assert file.identity.kind == "resnet34"
+  lines = checkpoint.convert(file, config, str(tmp_path))
   assert any("freshly initialised" in line for line in lines)
   encoder = pretrained.load(str(tmp_path)).variables["encoder"]
   for collection in ("params", "batch_stats"):
@@ -280,8 +283,8 @@ def test_files_of_other_networks_are_refused():
     ({"timestep_embed.weight": np.zeros(3)}, "the denoiser has no levels"),
     ({"map_layer0.weight": np.zeros(3)}, "shapes that it never has"),
   ):
-    with pytest.raises(convert.ConvertError, match=expected):
-      convert.from_content(content, "FILE.pt")
+    with pytest.raises(torch_file.ConvertError, match=expected):
+      checkpoint.from_content(content, "FILE.pt")
 
 
 @pytest.mark.parametrize(
@@ -308,8 +311,8 @@ def test_regrouping_turns_channel_major_into_depth_major():
 
 def test_every_leaf_has_a_source_of_its_own(reference):
   config, _, _ = reference
-  model = pipeline.build_model(config)
-  leaves = convert_variables.leaf_shapes(model)["denoiser"]
+  model = builders.build_model(config)
+  leaves = tensors_to_variables.leaf_shapes(model)["denoiser"]
   sources = names.image_v1(leaves)
   assert set(sources) == set(leaves)
   assert len({source.key for source in sources.values()}) == len(leaves)
@@ -348,8 +351,8 @@ def test_hostile_and_damaged_files_do_no_harm(tmp_path):
   marker = tmp_path / "executed"
   hostile = tmp_path / "hostile.pt"
   torch.save({"model": Payload(marker)}, hostile)
-  with pytest.raises(convert.ConvertError, match="nothing in it was run"):
-    convert.open_file(str(hostile))
+  with pytest.raises(torch_file.ConvertError, match="nothing in it was run"):
+    checkpoint.open_file(str(hostile))
   assert not marker.exists()
 
   whole = tmp_path / "whole.pt"
@@ -362,8 +365,8 @@ def test_hostile_and_damaged_files_do_no_harm(tmp_path):
     ("empty.pt", b""),
   ):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(convert.ConvertError, match=f"{name}.*damaged"):
-      convert.open_file(str(tmp_path / name))
+    with pytest.raises(torch_file.ConvertError, match=f"{name}.*damaged"):
+      checkpoint.open_file(str(tmp_path / name))
   cyclic: dict = {"a": torch.zeros(1)}
   cyclic["self"] = cyclic
   for name, content in (
@@ -371,10 +374,10 @@ def test_hostile_and_damaged_files_do_no_harm(tmp_path):
     ("float8.pt", {"a": torch.zeros(2).to(torch.float8_e4m3fn)}),
   ):
     torch.save(content, tmp_path / name)
-    with pytest.raises(convert.ConvertError, match=name):
-      convert.open_file(str(tmp_path / name))
-  with pytest.raises(convert.ConvertError, match="is no file"):
-    convert.open_file(str(tmp_path / "missing.pt"))
+    with pytest.raises(torch_file.ConvertError, match=name):
+      checkpoint.open_file(str(tmp_path / name))
+  with pytest.raises(torch_file.ConvertError, match="is no file"):
+    checkpoint.open_file(str(tmp_path / "missing.pt"))
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from genvs_jax.convert import names
-from genvs_jax.convert import variables as convert_variables
+from genvs_jax.convert import tensors_to_variables
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 
 DENOISER = "ddpm_pipeline.inner_model.inner_model."
@@ -12,7 +13,7 @@ DENOISER = "ddpm_pipeline.inner_model.inner_model."
 
 def make_variables(config, seed: int = 0):
   """Variables with random values in every leaf, running statistics too."""
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   abstract = jax.eval_shape(
     lambda: pipeline.init_variables(model, jax.random.key(0))
   )
@@ -24,7 +25,7 @@ def make_variables(config, seed: int = 0):
 
 def part_tensors(model, variables, part: str, translate, prefix: str) -> dict:
   """{key: tensor} of one part in PyTorch's layout."""
-  sources = translate(convert_variables.leaf_shapes(model)[part])
+  sources = translate(tensors_to_variables.leaf_shapes(model)[part])
   tensors = {}
   for path, source in sources.items():
     value = variables[part]

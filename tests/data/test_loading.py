@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from configs import debug
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.data import loading
 from tfds_srn import cars
 from tfds_srn import ray_caster
@@ -29,7 +31,7 @@ def assert_equal(a: dict, b: dict):
 
 @pytest.fixture
 def records(debug_config):
-  return loading.load_split(debug_config, "", "train")
+  return datasets.load_split(debug_config, "", "train")
 
 
 def test_batches_hold_distinct_views_of_their_scene(debug_config, records):
@@ -137,7 +139,7 @@ def make_record(size: tuple[int, int], mode: str = "RGB") -> dict:
 
 
 def test_resizing_scales_the_intrinsics():
-  decoded = loading.decode_views(make_record((128, 128)), [0], 32, "area")
+  decoded = decoding.decode_views(make_record((128, 128)), [0], 32, "area")
   assert decoded["images"].shape == (1, 32, 32, 3)
   np.testing.assert_allclose(decoded["intrinsics"], [25, 22.5, 16, 16])
 
@@ -150,13 +152,13 @@ def test_downsampling_averages_areas():
   image = (image * 255 + 0.5).astype(np.uint8)
   Image.fromarray(image).save(file, "PNG")
   record = {**make_record((64, 64)), "images": [file.getvalue()]}
-  small = loading.decode_views(record, [0], 32, "area")["images"][0]
+  small = decoding.decode_views(record, [0], 32, "area")["images"][0]
   expected = image.reshape(32, 2, 32, 2, 3).mean((1, 3))
   assert np.abs(small - expected).max() <= 1.0  # rounded once per axis
 
 
 def test_wide_images_are_padded_with_white():
-  decoded = loading.decode_views(make_record((16, 32)), [0], 32, "area")
+  decoded = decoding.decode_views(make_record((16, 32)), [0], 32, "area")
   image = decoded["images"][0]
   assert (image[:8] == 255).all() and (image[-8:] == 255).all()
   assert (image[8:24] == [255, 0, 0]).all()
@@ -164,7 +166,9 @@ def test_wide_images_are_padded_with_white():
 
 
 def test_transparent_images_are_composited_onto_white():
-  decoded = loading.decode_views(make_record((32, 32), "RGBA"), [0], 32, "area")
+  decoded = decoding.decode_views(
+    make_record((32, 32), "RGBA"), [0], 32, "area"
+  )
   assert (decoded["images"] == 255).all()
 
 
@@ -172,8 +176,8 @@ def test_missing_dataset_says_how_to_prepare_it(tmp_path):
   config = debug.get_config()
   config.data.dataset = "cars"
   config.data.data_dir = str(tmp_path)
-  with pytest.raises(loading.DatasetMissingError) as caught:
-    loading.load_split(config, "", "train")
+  with pytest.raises(datasets.DatasetMissingError) as caught:
+    datasets.load_split(config, "", "train")
   message = str(caught.value)
   assert "--mode=prepare" in message and "synthetic_cars" in message
 
@@ -190,19 +194,19 @@ def test_missing_split_is_named(tmp_path):
   config.data.dataset = "folder"
   config.data.source = str(tmp_path / "scenes")
   config.data.data_dir = str(tmp_path / "tfds")
-  loading.prepare(config, "")
-  assert len(loading.load_split(config, "", "train")) == 9
-  assert len(loading.load_split(config, "", "validation")) == 1
-  with pytest.raises(loading.DatasetMissingError, match="has no split 'test'"):
-    loading.load_split(config, "", "test")
+  datasets.prepare(config, "")
+  assert len(datasets.load_split(config, "", "train")) == 9
+  assert len(datasets.load_split(config, "", "validation")) == 1
+  with pytest.raises(datasets.DatasetMissingError, match="has no split 'test'"):
+    datasets.load_split(config, "", "test")
 
 
 def test_synthetic_sets_with_other_numbers_do_not_collide(tmp_path):
   config = debug.get_config()
   config.data.data_dir = str(tmp_path)
-  first = loading.build_builder(config, "").data_dir
+  first = datasets.build_builder(config, "").data_dir
   config.data.synthetic.seed = 7
-  assert loading.build_builder(config, "").data_dir != first
+  assert datasets.build_builder(config, "").data_dir != first
 
 
 def test_too_few_views_are_refused(debug_config, records):
@@ -213,10 +217,10 @@ def test_too_few_views_are_refused(debug_config, records):
 
 def test_depths_are_those_that_were_written(records):
   record = records[0]
-  depths = loading.decode_depths(record, [0, 1], 32)
+  depths = decoding.decode_depths(record, [0, 1], 32)
   stored = np.array(Image.open(io.BytesIO(record["depths"][1])))
   np.testing.assert_allclose(depths[1], stored / 10_000, rtol=1e-6)
-  assert loading.decode_depths({**record, "depths": []}, [0], 32) is None
+  assert decoding.decode_depths({**record, "depths": []}, [0], 32) is None
 
 
 def test_smaller_depths_are_means_over_the_object(records):
@@ -229,7 +233,7 @@ def test_smaller_depths_are_means_over_the_object(records):
   buffer = io.BytesIO()
   Image.fromarray(stored).save(buffer, format="PNG")
   record = {**records[0], "depths": [buffer.getvalue()]}
-  depth = loading.decode_depths(record, [0], 16)[0]
+  depth = decoding.decode_depths(record, [0], 16)[0]
   expected = np.zeros((16, 16))
   expected[:, 8:] = 1.5
   expected[0, 8] = 0
@@ -240,8 +244,8 @@ def test_smaller_depths_are_means_over_the_object(records):
 def test_frustum_that_does_not_fit_the_scenes_is_warned_of(
   debug_config, records, caplog
 ):
-  loading.check_bounds(debug_config, records)
+  datasets.check_bounds(debug_config, records)
   assert not caplog.text
   debug_config.frustum.far = 2.75
-  loading.check_bounds(debug_config, records)
+  datasets.check_bounds(debug_config, records)
   assert "--config.frustum.far=1.8" in caplog.text

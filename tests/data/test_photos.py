@@ -11,7 +11,6 @@ from PIL import Image
 
 from genvs_jax.data import photos
 from genvs_jax.geometry import camera_paths
-from genvs_jax.geometry import cameras
 
 SIZE = 32
 POSES = np.asarray(camera_paths.orbit(3, 20.0, 1.3))
@@ -45,6 +44,10 @@ def srn(folder):
   )
 
 
+# OpenGL cameras have y up and look along -z.
+OPENGL = np.array([1.0, -1.0, -1.0, 1.0])
+
+
 def transforms(folder, names, poses, **told):
   for i in range(len(poses)):
     picture().save(folder / f"r_{i}.png")
@@ -58,7 +61,7 @@ def transforms(folder, names, poses, **told):
 
 def blender(folder):
   folder.mkdir()
-  poses = np.asarray(cameras.flip_axes(POSES))
+  poses = POSES * OPENGL
   names = [f"./r_{i}" for i in range(3)]
   angle = 2 * math.atan(0.5 / FOCAL)
   transforms(folder, names, poses, camera_angle_x=angle)
@@ -66,7 +69,7 @@ def blender(folder):
 
 def nerfstudio(folder):
   folder.mkdir()
-  poses = np.asarray(cameras.flip_axes(POSES))
+  poses = POSES * OPENGL
   names = [f"r_{i}.png" for i in range(3)]
   told = {"fl_x": FOCAL * 256, "fl_y": FOCAL * 256, "cx": 128, "cy": 128}
   transforms(folder, names, poses, w=256, h=256, **told)

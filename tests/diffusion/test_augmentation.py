@@ -20,7 +20,7 @@ def applied(image, **values):
 def test_no_warp_is_the_identity_and_tells_zeros():
   image = jax.random.normal(jax.random.key(0), (1, 6, 10, 2))
   np.testing.assert_allclose(applied(image), image, atol=1e-6)
-  np.testing.assert_array_equal(augmentation.vector(warp()), 0)
+  np.testing.assert_array_equal(augmentation.labels(warp()), 0)
 
 
 def test_mirror_flip_turn_and_shift_move_whole_pixels():

@@ -10,12 +10,14 @@ import pytest
 import skimage.metrics
 from PIL import Image
 
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.evaluation import consistency
 from genvs_jax.evaluation import evaluate
 from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
+from genvs_jax.evaluation import report
 from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation.perceptual import distances
 from genvs_jax.evaluation.perceptual import weights
@@ -29,7 +31,7 @@ def scored(drawing):
   """(config, model, variables) that score the validation split quickly."""
   config, model, variables = drawing
   config = config.copy_and_resolve_references()
-  config.evaluate.weights = "no weights here"
+  config.evaluate.metric_weights = "no weights here"
   config.sampler.steps = 1
   return config, model, variables
 
@@ -74,14 +76,14 @@ def test_the_table_is_that_of_the_pictures_on_disk(scored, tmp_path):
   config.evaluate.targets = "others"
   config.evaluate.pictures = True
   results = evaluate.evaluate(config, model, variables, str(tmp_path))
-  records = loading.load_split(config, "", "validation")
+  records = datasets.load_split(config, "", "validation")
   lines = read_lines(results)
   assert [line["scene"] for line in lines] == [0, 1, 2]
   means = []
   for line, record in zip(lines, records, strict=True):
     assert line["name"] == record["scene_id"].decode()
     assert line["views"] == [1, 2, 3, 4, 5, 6, 7]
-    truth = loading.decode_views(record, line["views"], 32, "area")["images"]
+    truth = decoding.decode_views(record, line["views"], 32, "area")["images"]
     psnr, ssim = [], []
     for view, true in zip(line["views"], truth, strict=True):
       name = f"pictures/sample/{line['name']}/{view:06d}.png"
@@ -145,17 +147,17 @@ def test_pictures_do_not_depend_on_batch_or_devices(scored):
   """Three scenes on one device each and in pieces, against one by one."""
   config, model, variables = scored
   config.evaluate.targets = "others"
-  records = loading.load_split(config, "", "validation")
+  records = datasets.load_split(config, "", "validation")
   scenes = [protocol.load_scene(config, records, i) for i in range(3)]
   # A scene with fewer views than the others of its group.
   scenes[1] = scenes[1]._replace(
     views=scenes[1].views[:4], poses=scenes[1].poses[:4]
   )
   config.evaluate.batch_views = 4
-  together = prediction.build_drawing(config, model, variables, 3)
+  together = prediction.build_predictor(config, model, variables, 3)
   drawn = together(scenes, samples=2)
   config.evaluate.batch_views = 7
-  alone = prediction.build_drawing(config, model, variables, 1)
+  alone = prediction.build_predictor(config, model, variables, 1)
   for scene, of_scene in zip(scenes, drawn, strict=True):
     (expected,) = alone([scene], samples=2)
     assert of_scene.samples.shape == (len(scene.views), 2, 32, 32, 3)
@@ -171,9 +173,9 @@ def test_pictures_do_not_depend_on_batch_or_devices(scored):
 def test_noise_is_of_scene_view_and_sample(scored):
   """The same pictures in, under another number of the scene or of the view."""
   config, model, variables = scored
-  records = loading.load_split(config, "", "validation")
+  records = datasets.load_split(config, "", "validation")
   scene = protocol.load_scene(config, records, 0)
-  draw = prediction.build_drawing(config, model, variables, 1)
+  draw = prediction.build_predictor(config, model, variables, 1)
 
   def samples(**changes):
     return draw([scene._replace(**changes)], samples=2)[0].samples
@@ -209,7 +211,7 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
     assert 0 <= found["reprojection_coverage"] <= 1
     assert rows[row]["field_fit"] == found["field_fit"]
   # The input copy is the nearer of the two views, seen from the origin.
-  records = loading.load_split(config, "", "validation")
+  records = datasets.load_split(config, "", "validation")
   scene = protocol.load_scene(config, records, 0)
   positions = np.array(records[0]["poses"])[:, :3, 3]
   for i, view in enumerate(scene.views):
@@ -227,7 +229,7 @@ def test_perceptual_metrics_come_with_their_weights(
   config, model, variables = scored
   for name in ("vgg16", "lpips_vgg", "inception"):
     weights.save(str(tmp_path / "weights"), name, {"x": np.float32([2.0])})
-  config.evaluate.weights = str(tmp_path / "weights")
+  config.evaluate.metric_weights = str(tmp_path / "weights")
 
   def lpips(loaded, images, truth):
     apart = ((images - truth) ** 2).mean((1, 2, 3))
@@ -257,6 +259,6 @@ def test_perceptual_metrics_come_with_their_weights(
   expected = distances.frechet(*statistics)
   assert results["rows"]["render"]["fid"] == pytest.approx(expected)
   assert results["fid"]["images"] == 6
-  text = evaluate.table(results)
+  text = report.table(results)
   assert "FID over 6 pictures" in text and "pytorch-fid" in text
-  assert "for want of weights: lpips_alex, dists" in text
+  assert "because their weights are missing: lpips_alex, dists" in text

@@ -39,7 +39,7 @@ def test_first_pixel_is_half_a_pixel_inside_the_corner():
 
 
 def test_central_ray_of_a_camera_that_looks_at_the_origin():
-  pose = cameras.look_at(jnp.array([1.0, -0.5, 0.7]), jnp.zeros(3))
+  pose = camera_paths.look_at(jnp.array([1.0, -0.5, 0.7]), jnp.zeros(3))
   _, directions = cameras.pixel_rays(
     pose, INTRINSICS, jnp.array([[32.0, 32.0]])
   )
@@ -62,9 +62,11 @@ def test_srn_spiral_agrees_with_the_synthetic_module():
 
 
 def test_view_angle():
-  a = cameras.look_at(jnp.array([1.3, 0, 0]), jnp.zeros(3))
-  b = cameras.look_at(jnp.array([0, 0, 2.0]), jnp.zeros(3))
-  np.testing.assert_allclose(cameras.view_angle(a, b), np.pi / 2, rtol=1e-6)
+  a = camera_paths.look_at(jnp.array([1.3, 0, 0]), jnp.zeros(3))
+  b = camera_paths.look_at(jnp.array([0, 0, 2.0]), jnp.zeros(3))
+  np.testing.assert_allclose(
+    camera_paths.view_angle(a, b), np.pi / 2, rtol=1e-6
+  )
 
 
 def test_rays_agree_with_the_independent_ray_caster():
@@ -116,27 +118,17 @@ def test_spread_targets_keep_their_distance():
   chosen = camera_paths.spread_targets(poses, [2, 7], 8, 30.0)
   assert len(set(chosen.tolist())) == 8
   for given in (2, 7):
-    angles = jax.vmap(cameras.view_angle, (None, 0))(
+    angles = jax.vmap(camera_paths.view_angle, (None, 0))(
       poses[given], poses[chosen]
     )
     assert (np.degrees(angles) >= 30).all()
-  with pytest.raises(ValueError, match=r"expected evaluate\.spread = 41"):
+  with pytest.raises(ValueError, match=r"expected evaluate\.spread_views = 41"):
     camera_paths.spread_targets(poses, [2], 41, 30.0)
-
-
-def test_flipping_axes_twice_changes_nothing():
-  pose = cameras.look_at(jnp.array([1.0, 0.4, 0.3]), jnp.zeros(3))
-  flipped = cameras.flip_axes(pose)
-  # OpenGL cameras look along -z and have y up.
-  np.testing.assert_allclose(flipped[:3, 2], -pose[:3, 2])
-  np.testing.assert_allclose(flipped[:3, 1], -pose[:3, 1])
-  np.testing.assert_allclose(flipped[:3, [0, 3]], pose[:3, [0, 3]])
-  np.testing.assert_array_equal(cameras.flip_axes(flipped), pose)
 
 
 def test_relative_poses_keep_what_cameras_see_of_each_other():
   positions = jnp.array([[1.0, 0.4, 0.3], [-0.6, 1.0, 0.2], [0.1, -1.1, 0.9]])
-  poses = cameras.look_at(positions, jnp.zeros(3))
+  poses = camera_paths.look_at(positions, jnp.zeros(3))
   moved = cameras.relative_to_first(poses)
   distance = jnp.linalg.norm(positions[0])
   np.testing.assert_allclose(moved[0, :3, 3], [0, 0, distance], atol=1e-6)

@@ -39,7 +39,9 @@ def test_slab_of_constant_density(density):
     render.features[0], opacity * FEATURE + (1 - opacity), rtol=1e-4
   )
   mean = 0.5 + 1 / density - length * (1 - opacity) / opacity
-  np.testing.assert_allclose(render.depth / render.opacity, [mean], atol=0.02)
+  np.testing.assert_allclose(
+    render.weighted_depth / render.opacity, [mean], atol=0.02
+  )
 
 
 def test_second_pass_finds_a_thin_slab():
@@ -47,7 +49,7 @@ def test_second_pass_finds_a_thin_slab():
   field = slab(0.93, 1.0, 400.0)
   render = rendering.render_rays(field, *rays(1), COUNTS)
   np.testing.assert_allclose(render.opacity, [1], atol=1e-3)
-  np.testing.assert_allclose(render.depth, [0.935], atol=0.006)
+  np.testing.assert_allclose(render.weighted_depth, [0.935], atol=0.006)
 
 
 def test_empty_space_is_white_and_a_miss_is_too():
@@ -59,7 +61,7 @@ def test_empty_space_is_white_and_a_miss_is_too():
   )
   np.testing.assert_allclose(render.features, 1)
   np.testing.assert_allclose(render.opacity, 0)
-  np.testing.assert_allclose(render.depth, 0)
+  np.testing.assert_allclose(render.weighted_depth, 0)
 
 
 def test_products_are_of_full_precision_on_every_device():
@@ -68,7 +70,9 @@ def test_products_are_of_full_precision_on_every_device():
 
   def depth(origins):
     field = slab(0.0, 9.0, 1.0)
-    return rendering.render_rays(field, origins, *rest, COUNTS).depth.sum()
+    return rendering.render_rays(
+      field, origins, *rest, COUNTS
+    ).weighted_depth.sum()
 
   program = str(jax.make_jaxpr(jax.grad(depth))(origins))
   products = program.count("dot_general[")
@@ -194,7 +198,7 @@ def test_weights_of_two_sets_are_those_of_the_sorted_whole():
 
   def of_both(density):
     return jnp.concatenate(
-      rendering.compositing_weights_of_both(
+      rendering.merged_compositing_weights(
         density[:, :5], first, density[:, 5:], second, last
       ),
       -1,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from genvs_jax.evaluation import scorer
+from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import summary
 from genvs_jax.images import metrics
 
@@ -62,7 +62,7 @@ def test_masked_psnr_looks_at_the_mask_alone(pictures):
 
 def test_scores_do_not_depend_on_how_many_there_are(pictures):
   """Seven pictures are scored in a padded batch, twenty in two."""
-  scores = scorer.Scorer("no weights here")
+  scores = image_scores.Scorer("no weights here")
   images, truth = (np.concatenate([x] * 5) for x in pictures)
   many = scores.score(images, truth, None)
   few = scores.score(images[:7], truth[:7], None)
@@ -76,7 +76,7 @@ def test_scores_do_not_depend_on_how_many_there_are(pictures):
 def test_the_best_is_chosen_metric_by_metric():
   first = {"psnr": np.array([10.0, 20]), "lpips_vgg": np.array([0.2, 0.5])}
   second = {"psnr": np.array([12.0, 11]), "lpips_vgg": np.array([0.4, 0.1])}
-  best = scorer.best_of([first, second])
+  best = image_scores.best_of([first, second])
   np.testing.assert_array_equal(best["psnr"], [12, 20])
   np.testing.assert_array_equal(best["lpips_vgg"], [0.2, 0.1])
 
@@ -89,7 +89,7 @@ def test_depth_errors_count_opaque_pixels_of_the_object():
   opacity = np.ones((2, 4, 4), np.float32)
   opacity[0, 2, 2] = 0.4  # there the error does not count
   opacity[1] = 0
-  found = scorer.depth_scores(depth, opacity, distances)
+  found = image_scores.depth_scores(depth, opacity, distances)
   np.testing.assert_allclose(found["depth_error"][0], 0.1, rtol=1e-5)
   np.testing.assert_allclose(found["depth_coverage"], [0.75, 0])
   assert np.isnan(found["depth_error"][1])

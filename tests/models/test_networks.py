@@ -12,13 +12,13 @@ from configs import paper128
 from configs import reference64
 from configs import reference128
 from configs import reference128_dlv3
-from genvs_jax import models
+from genvs_jax.models import builders
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import image_v1
 from genvs_jax.models import layers
 from genvs_jax.models import pipeline
 from genvs_jax.models import radiance_field
-from genvs_jax.models import resnet34
+from genvs_jax.models import resnet
 
 
 def count(tree) -> int:
@@ -47,7 +47,7 @@ def apply(network: nn.Module, *args):
 )
 def test_full_size_networks_have_the_published_widths(module, counts):
   """Parameter counts of the PyTorch networks."""
-  model = pipeline.build_model(module.get_config())
+  model = builders.build_model(module.get_config())
   variables = jax.eval_shape(
     lambda: pipeline.init_variables(model, jax.random.key(0))
   )
@@ -81,7 +81,7 @@ def test_output_stride_16_keeps_the_weights_and_doubles_the_map():
   image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
   weights, maps = {}, {}
   for stride in (16, 32):
-    trunk = resnet34.ResNet34(4, (1, 1, 1, 1), "frozen", stride)
+    trunk = resnet.ResNet34(4, (1, 1, 1, 1), "frozen", stride)
     variables = jax.eval_shape(
       lambda trunk=trunk: trunk.init(jax.random.key(1), image, train=False)
     )
@@ -96,7 +96,7 @@ def test_output_stride_16_keeps_the_weights_and_doubles_the_map():
 
 def test_a_trunk_without_norms_starts_as_its_shortcuts():
   image = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
-  trunk = resnet34.ResNet34(16, (3, 4, 6, 3), "none")
+  trunk = resnet.ResNet34(16, (3, 4, 6, 3), "none")
   variables = init(trunk, jax.random.key(1), image)
   assert set(variables) == {"params"}
   scale = [float(jnp.std(x)) for x in apply(trunk, variables, image)]
@@ -129,7 +129,7 @@ def test_growing_the_denoiser_keeps_all_names():
 
 def test_denoiser_starts_at_zero_and_sees_all_its_inputs():
   config = debug.get_config()
-  network = models.build_denoiser(config)
+  network = builders.build_denoiser(config)
   key = jax.random.key(0)
   x = jax.random.normal(key, (2, 8, 8, 3))
   features = jax.random.normal(key, (2, 8, 8, 8))
@@ -165,14 +165,14 @@ def test_unknown_network_names_are_refused_with_the_known_ones():
   config = debug.get_config()
   config.model.encoder.name = "resnet50"
   with pytest.raises(
-    ValueError, match=r"'resnet50', expected one of deeplabv3plus, resnet34"
+    ValueError, match=r"'resnet50', expected one of resnet34_unet, deeplab"
   ):
-    models.build_encoder(config)
+    builders.build_encoder(config)
 
 
 def test_encoder_gives_a_volume_of_the_image_size():
   config = debug.get_config()
-  encoder = models.build_encoder(config)
+  encoder = builders.build_encoder(config)
   image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
   variables = init(encoder, jax.random.key(1), image)
   volume = apply(encoder, variables, image)
@@ -283,9 +283,9 @@ def test_aggregating_before_and_after_differ_on_two_views():
 
 def test_bfloat16_stays_close_and_keeps_float32_parameters():
   config = debug.get_config()
-  exact = models.build_encoder(config)
+  exact = builders.build_encoder(config)
   config.model.dtype = "bfloat16"
-  fast = models.build_encoder(config)
+  fast = builders.build_encoder(config)
   image = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
   variables = init(fast, jax.random.key(1), image)
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

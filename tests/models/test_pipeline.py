@@ -9,11 +9,12 @@ import pytest
 
 from configs import debug
 from genvs_jax.geometry import rendering
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from tfds_srn import synthetic
 
 CONFIG = debug.get_config()
-MODEL = pipeline.build_model(CONFIG)
+MODEL = builders.build_model(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_chunks_change_nothing(variables):
     render = pipeline.render_features(
       model, variables, views._replace(volumes=volumes), TARGETS, uniforms
     )
-    return jnp.sum(render.features**2) + jnp.sum(render.depth)
+    return jnp.sum(render.features**2) + jnp.sum(render.weighted_depth)
 
   whole = jax.value_and_grad(loss)(views.volumes, 0)
   parts = jax.value_and_grad(loss)(views.volumes, 32)
@@ -108,7 +109,7 @@ def test_image_size_must_suit_the_encoder():
   config = debug.get_config()
   config.model.image_size = 40
   with pytest.raises(ValueError, match="is 40, expected a multiple of 32"):
-    pipeline.build_model(config)
+    builders.build_model(config)
 
 
 def test_denoiser_is_the_identity_at_no_noise(variables):

@@ -149,7 +149,7 @@ def test_augmentation(golden):
   warp = augmentation.warp_from_draws(
     jnp.asarray(arrays["draws"]), jnp.asarray(arrays["a_prob"])
   )
-  arrays.check("cond", augmentation.vector(warp), "augmentation")
+  arrays.check("cond", augmentation.labels(warp), "augmentation")
   maps = augmentation.matrices(warp, *images.shape[1:3])
   arrays.check("mat", maps, "augmentation")
   warped = augmentation.apply(images, maps)
@@ -169,7 +169,7 @@ def test_every_item_has_its_own_flip(golden):
   mirrored = arrays["batched_flip_bug/a0"]
   draws = jnp.zeros((len(mirrored), augmentation.DRAWS))
   warp = augmentation.warp_from_draws(draws.at[:, 0].set(mirrored), 0.0)
-  told = augmentation.vector(warp)
+  told = augmentation.labels(warp)
   arrays.check("batched_flip_bug/cond", told, "augmentation")
   size = arrays["image"].shape[-1]
   maps = np.asarray(augmentation.matrices(warp, size, size))

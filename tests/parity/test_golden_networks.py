@@ -15,8 +15,7 @@ from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
 from genvs_jax.models import layers
-from genvs_jax.models import resnet_unet
-from genvs_jax.training import losses
+from genvs_jax.models import resnet
 
 FILES = (
   "denoiser",
@@ -136,7 +135,9 @@ def test_image_v1_denoising_loss_and_gradients(small_denoiser):
     )
     target = edm.network_target(clean, noisy, sigma, data)
     each = [
-      losses.denoising(output[i : i + 1], target[i : i + 1], log_variance[i])
+      edm.learned_variance_loss(
+        output[i : i + 1], target[i : i + 1], log_variance[i]
+      )
       for i in range(len(clean))
     ]
     return jnp.stack(each), output
@@ -302,7 +303,7 @@ def encoder_by_rule(arrays, network, translate):
 
 def test_resnet_unet_with_running_batch_and_frozen_statistics(golden):
   arrays = golden("encoder_main")
-  network = resnet_unet.ResNetUNet()
+  network = resnet.ResNetUNet()
   x, variables = encoder_by_rule(arrays, network, names.resnet_unet)
 
   volume, spy = spied(network, variables, x, train=False)
@@ -325,7 +326,7 @@ def test_resnet_unet_with_running_batch_and_frozen_statistics(golden):
   arrays.check("train/bn1_running_mean_after", stem["mean"], "network")
   arrays.check("train/bn1_running_var_after", stem["var"], "network")
 
-  frozen = resnet_unet.ResNetUNet(norm="frozen")
+  frozen = resnet.ResNetUNet(norm="frozen")
   x, variables = encoder_by_rule(arrays, frozen, names.resnet_unet)
   volume, updated = frozen.apply(
     variables, x, train=True, mutable=["batch_stats"]

@@ -7,13 +7,13 @@ import pytest
 import rule
 
 from genvs_jax.convert import names
+from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
-from genvs_jax.geometry import frustum as frustums
 from genvs_jax.geometry import rendering
 from genvs_jax.models import radiance_field
 
 FILES = ("render_v1", "render_v2", "render_v3", "render_train")
-FRUSTUM = frustums.UnitCube()
+FRUSTUM = cameras.UnitCube()
 
 
 class Setup:
@@ -31,8 +31,8 @@ class Setup:
     # Channel c * D + k there is [k, c] here.
     volumes = features.reshape(batch, views, channels, -1, height, width)
     self.volumes = jnp.asarray(volumes.transpose(0, 1, 4, 5, 3, 2))
-    self.source_poses = cameras.flip_axes(arrays["source_poses"])
-    target_poses = cameras.flip_axes(arrays["target_poses"])
+    self.source_poses = camera_paths.flip_axes(arrays["source_poses"])
+    target_poses = camera_paths.flip_axes(arrays["target_poses"])
     # A camera whose focal length is camera_k half widths.
     slope = jnp.asarray(arrays["camera_k"])
     one = jnp.ones_like(slope)
@@ -113,7 +113,7 @@ def test_rays_and_their_bounds(setup):
   setup.arrays.check("rays_o", origins[..., :1, :], "pose")
   setup.arrays.check("rays_d", directions, "ray")
   hit = setup.hit[..., None]
-  np.testing.assert_array_equal(setup.near < 1e8, setup.hit)
+  np.testing.assert_array_equal(setup.far > setup.near, setup.hit)
   setup.arrays.check("near", setup.near[..., None], "ray", hit)
   setup.arrays.check("far", setup.far[..., None], "ray", hit)
 
@@ -180,11 +180,11 @@ def test_every_step_of_the_two_passes(setup):
 def test_image_depth_and_opacity(setup):
   render = setup.render(setup.volumes, setup.variables)
   setup.arrays.check("image", render.features, "render")
-  setup.arrays.check("depth", render.depth, "render")
+  setup.arrays.check("depth", render.weighted_depth, "render")
   setup.arrays.check("weights_sum", render.opacity, "render")
   missed = ~setup.hit
   np.testing.assert_array_equal(np.asarray(render.features)[missed], 1)
-  np.testing.assert_array_equal(np.asarray(render.depth)[missed], 0)
+  np.testing.assert_array_equal(np.asarray(render.weighted_depth)[missed], 0)
 
 
 def test_gradients(setup):
@@ -198,7 +198,7 @@ def test_gradients(setup):
     render = setup.render(volumes, {"params": params})
     return (
       jnp.sum(render.features * image_probe)
-      + 0.3 * jnp.sum(render.depth * depth_probe)
+      + 0.3 * jnp.sum(render.weighted_depth * depth_probe)
       + 0.7 * jnp.sum(render.opacity * depth_probe)
     )
 

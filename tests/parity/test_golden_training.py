@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from configs import reference128
-from genvs_jax.data import loading
+from genvs_jax.data import decoding
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
-from genvs_jax.models import pixels as image_ops
-from genvs_jax.training import losses
+from genvs_jax.models import layers
+from genvs_jax.models import pipeline
+from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from tfds_srn import parsing
 
@@ -34,7 +35,7 @@ def blocks(x: np.ndarray) -> jnp.ndarray:
 
 
 def enlarged(x) -> jnp.ndarray:
-  return image_ops.resize(x, (SIZE, SIZE), "nearest")
+  return layers.resize(x, (SIZE, SIZE), "nearest")
 
 
 @pytest.fixture(params=["losses_main", "losses_dlv3"])
@@ -50,8 +51,8 @@ def rendered(request, golden):
 
 def test_rgb_loss_meets_each_picture_with_its_own_render(rendered):
   arrays, features, _, pictures = rendered
-  first = losses.rgb(features[:, :1], pictures[:, :1])
-  last = losses.rgb(features[:, 1:], pictures[:, 1:])
+  first = objectives.rgb_error(features[:, :1], pictures[:, :1])
+  last = objectives.rgb_error(features[:, 1:], pictures[:, 1:])
   arrays.check("loss_rgb_intended", FIRST_WEIGHT * first + last, "loss")
 
 
@@ -61,7 +62,11 @@ def test_rgb_loss_as_the_reference_computes_it_is_recorded(rendered):
   items = range(len(pictures))
   mixed = [
     np.mean(
-      [losses.rgb(features[b, i], pictures[t, i]) for b in items for t in items]
+      [
+        objectives.rgb_error(features[b, i], pictures[t, i])
+        for b in items
+        for t in items
+      ]
     )
     for i in (0, 1)
   ]
@@ -74,7 +79,7 @@ def test_rgb_loss_as_the_reference_computes_it_is_recorded(rendered):
 
 def test_opacity_loss(rendered):
   arrays, _, opacity, _ = rendered
-  arrays.check("loss_opacity", 0.001 * losses.opacity(opacity), "loss")
+  arrays.check("loss_opacity", 0.001 * np.mean(opacity), "loss")
 
 
 def test_depth_prior_and_consistency(golden):
@@ -84,15 +89,15 @@ def test_depth_prior_and_consistency(golden):
     for key in ("depth", "opacity", "depth_second", "opacity_second")
   )
   distance = jnp.asarray(arrays["camera_d"])[:, None, None, None]
-  prior = losses.depth_prior(depth, opacity, distance)
+  prior = objectives.depth_prior(depth, opacity, distance)
   arrays.check("loss_depth", prior, "loss")
-  by_depth = losses.consistency(depth, depth_second)
+  by_depth = objectives.consistency(depth, depth_second)
   arrays.check("loss_depth_consistency", by_depth, "loss")
-  by_opacity = losses.consistency(opacity, opacity_second)
+  by_opacity = objectives.consistency(opacity, opacity_second)
   arrays.check("loss_opacity_consistency", by_opacity, "loss")
   total = (
     arrays["loss_rgb"]
-    + 0.001 * losses.opacity(opacity)
+    + 0.001 * np.mean(opacity)
     + prior
     + by_depth
     + by_opacity
@@ -180,9 +185,9 @@ def test_the_mean_of_the_batch_trains_as_the_sum_of_16_micro_batches(golden):
 def test_srn_poses_and_intrinsics(golden):
   arrays = golden("srn_poses")
   raw = jnp.asarray(arrays["raw_poses"])
-  arrays.check("poses_plain", cameras.flip_axes(raw), "pose")
+  arrays.check("poses_plain", camera_paths.flip_axes(raw), "pose")
   relative = cameras.relative_to_first(raw)
-  arrays.check("poses_normalised", cameras.flip_axes(relative), "pose")
+  arrays.check("poses_normalised", camera_paths.flip_axes(relative), "pose")
   distance = np.linalg.norm(raw[0, :3, 3])
   arrays.check("camera_d", distance, "pose")
 
@@ -209,8 +214,8 @@ def test_srn_images(golden):
       "intrinsics": np.ones(4, np.float32),
       "image_size": np.array([size, size]),
     }
-    decoded = loading.decode_views(record, [0], wanted, resize)["images"][0]
-    pictures = image_ops.from_uint8(jnp.asarray(decoded), (-1.0, 1.0))
+    decoded = decoding.decode_views(record, [0], wanted, resize)["images"][0]
+    pictures = pipeline.from_uint8(jnp.asarray(decoded), (-1.0, 1.0))
     return np.moveaxis(np.asarray(pictures), -1, 0)
 
   full = read(size, "area")
@@ -225,7 +230,7 @@ def test_the_first_sampling_spiral(golden):
   expected = arrays["spiral_poses"]
   distance = float(np.linalg.norm(expected[0, :3, 3]))
   ours = camera_paths.reference_spiral(len(expected), 1, (0, 80), distance)
-  arrays.check("spiral_poses", cameras.flip_axes(ours), "pose", scale=1.0)
+  arrays.check("spiral_poses", camera_paths.flip_axes(ours), "pose", scale=1.0)
 
 
 def test_z_every_array_was_read(check_all_read):

@@ -9,9 +9,9 @@ from etils import epath
 from fsspec.implementations import memory
 from PIL import Image
 
-from genvs_jax.images import pictures
+from genvs_jax.images import encoding
 from genvs_jax.runtime import files
-from genvs_jax.runtime import workdir
+from genvs_jax.runtime import run_folder
 from genvs_jax.runtime import writers
 
 
@@ -52,13 +52,13 @@ def test_metrics_go_to_the_bucket_and_on_from_there(bucket):
 def test_pictures_and_descriptions_go_to_the_bucket(bucket):
   folder = epath.Path(bucket)
   frames = [np.full((32, 32, 3), i, np.uint8) for i in (0, 128, 255)]
-  pictures.save_png(folder / "a.png", frames[1])
-  pictures.save_gif(folder / "a.gif", frames, 10)
-  pictures.save_mp4(folder / "a.mp4", frames, 10)
+  files.write_whole(folder / "a.png", encoding.png(frames[1]))
+  files.write_whole(folder / "a.gif", encoding.gif(frames, 10))
+  files.write_whole(folder / "a.mp4", encoding.mp4(frames, 10))
   with (folder / "a.png").open("rb") as file:
     np.testing.assert_array_equal(np.array(Image.open(file)), frames[1])
   assert (folder / "a.gif").read_bytes()[:4] == b"GIF8"
   assert b"ftyp" in (folder / "a.mp4").read_bytes()[:16]
-  workdir.describe(bucket, {"a": 1}, {"encoder": {"w": np.zeros((2, 3))}})
+  run_folder.describe(bucket, {"a": 1}, {"encoder": {"w": np.zeros((2, 3))}})
   assert json.loads((folder / "config.json").read_text()) == {"a": 1}
   assert "encoder/w" in (folder / "parameters.txt").read_text()

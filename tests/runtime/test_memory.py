@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from configs import debug
+from genvs_jax.data import datasets
 from genvs_jax.data import loading
+from genvs_jax.models import builders
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
-from genvs_jax.models import pipeline
-from genvs_jax.models import resnet_unet
-from genvs_jax.training import train_state
+from genvs_jax.models import resnet
+from genvs_jax.runtime import sharding
+from genvs_jax.training import train_step
 
 
 def assert_close(a, b, rtol: float):
@@ -39,19 +41,20 @@ def test_pieces_of_a_batch_give_the_update_of_the_whole(
   config.model.encoder.norm = "frozen"
   config.objective.augmentation = 0.5
   config.optimizer.warmup = 0
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
-  records = loading.load_split(config, "", "train")
+  model = builders.build_model(config)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  state = train_step.init_on_devices(config, model)
+  records = datasets.load_split(config, "", "train")
   batch = next(loading.train_batches(config, records, start_step=0))
 
   def update(pieces: int):
     config.train.accumulation = pieces
-    step = jax.jit(train_state.build_train_step(config, model))
+    step = jax.jit(train_step.build_train_step(config, model, mesh))
     return step(state, batch)
 
-  whole, told = update(1)
-  pieces, told_in_pieces = update(2)
-  assert_close(told, told_in_pieces, 1e-4)
+  whole, metrics = update(1)
+  pieces, metrics_of_pieces = update(2)
+  assert_close(metrics, metrics_of_pieces, 1e-4)
   # The first moments are the clipped gradient times a number.
   assert_close(whole.opt_state, pieces.opt_state, 1e-4)
 
@@ -59,7 +62,7 @@ def test_pieces_of_a_batch_give_the_update_of_the_whole(
 IMAGES = jnp.linspace(0, 1, 2 * 32 * 32 * 3).reshape(2, 32, 32, 3) ** 2
 LEVELS = {"channels": (8, 16), "depths": (1, 1), "attention": (False, True)}
 NETWORKS = {
-  "resnet_unet": lambda remat: resnet_unet.ResNetUNet(
+  "resnet_unet": lambda remat: resnet.ResNetUNet(
     4, 2, 4, (1, 1, 1, 1), decoder_width=8, remat=remat
   ),
   "deeplabv3plus": lambda remat: deeplabv3plus.DeepLabV3Plus(
@@ -86,7 +89,7 @@ def test_recomputing_blocks_changes_no_gradient(name):
 
   def run(network: nn.Module):
     encoder = isinstance(
-      network, (resnet_unet.ResNetUNet, deeplabv3plus.DeepLabV3Plus)
+      network, (resnet.ResNetUNet, deeplabv3plus.DeepLabV3Plus)
     )
     rest = () if encoder else (jnp.ones(2), IMAGES, jnp.zeros((2, 9)))
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from absl import logging
 
+from genvs_jax.runtime import processes
 from genvs_jax.runtime import sharding
 
 
@@ -20,8 +21,8 @@ def notes(monkeypatch):
 
 
 def test_devices_in_use_are_named(notes, monkeypatch):
-  monkeypatch.setattr(sharding.glob, "glob", lambda pattern: [])
-  sharding.report_devices()
+  monkeypatch.setattr(processes.glob, "glob", lambda pattern: [])
+  processes.report_devices()
   assert notes == [("info", notes[0][1])]
   assert "8 cpu device(s) in use" in notes[0][1]
 
@@ -38,8 +39,8 @@ def test_an_unused_accelerator_is_warned_of(notes, monkeypatch, path, name):
   def glob(pattern):
     return [path] if pattern[:8] == path[:8] else []
 
-  monkeypatch.setattr(sharding.glob, "glob", glob)
-  sharding.report_devices()
+  monkeypatch.setattr(processes.glob, "glob", glob)
+  processes.report_devices()
   assert notes[1][0] == "warning"
   assert f"{name} is here but JAX runs on the CPU" in notes[1][1]
 

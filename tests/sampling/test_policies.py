@@ -51,5 +51,7 @@ def test_stochastic_takes_another_view_at_each_step():
 def test_unknown_policies_are_refused():
   config = debug.get_config()
   config.rollout.policy = "best"
-  with pytest.raises(ValueError, match="'best', expected one of input, near"):
-    policies.build_policy(config, 1, 3)
+  with pytest.raises(
+    ValueError, match="'best', expected one of input, reference"
+  ):
+    policies.build_policy(config, 1)

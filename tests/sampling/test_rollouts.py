@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genvs_jax.data import loading
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.geometry import camera_paths
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import sample_scenes
@@ -19,9 +20,9 @@ def scene(drawing):
   config, model, variables = drawing
   config = config.copy_and_resolve_references()
   config.rollout.random_views = 1
-  records = loading.load_split(config, "", "validation")
+  records = datasets.load_split(config, "", "validation")
   decoded = [
-    loading.decode_views(records[i], [0], 32, "area") for i in range(2)
+    decoding.decode_views(records[i], [0], 32, "area") for i in range(2)
   ]
   inputs = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
   return config, model, variables, {**inputs, "scene": np.arange(2)}
@@ -31,7 +32,7 @@ def scene(drawing):
 def drawn(scene):
   """(rollout, frames) of both scenes, with room for all views."""
   config, model, variables, inputs = scene
-  rollout = rollouts.Rollout(config, model)
+  rollout = rollouts.build_rollout(config, model)
   return rollout, list(rollout.run(variables, inputs, POSES, 0))
 
 
@@ -67,7 +68,7 @@ def test_later_frames_depend_on_earlier_ones(scene, drawn):
 
 def test_a_scene_does_not_depend_on_the_others(scene, drawn):
   config, model, variables, inputs = scene
-  alone = rollouts.Rollout(config, model)
+  alone = rollouts.build_rollout(config, model)
   for one, both in zip(
     alone.run(variables, some(inputs, slice(1, 2)), POSES[:2], 0),
     drawn[1],
@@ -81,7 +82,7 @@ def test_a_small_bank_draws_the_same_and_encodes_again(scene, drawn):
   config = config.copy_and_resolve_references()
   volume = 2 * 32 * 32 * 4 * 8 * 4
   config.rollout.bank_gib = 3.5 * volume / 2**30
-  small = rollouts.Rollout(config, model)
+  small = rollouts.build_rollout(config, model)
   frames = list(small.run(variables, inputs, POSES, 0))
   assert small.report.slots == 2 and small.report.encoded_again > 0
   assert small.report.bank_bytes == 3 * volume  # one to encode again in
@@ -103,7 +104,7 @@ def test_other_policies_draw_in_one_compilation(scene, policy):
   config, model, variables, inputs = scene
   config = config.copy_and_resolve_references()
   config.rollout.policy, config.rollout.bank_dtype = policy, "bfloat16"
-  rollout = rollouts.Rollout(config, model)
+  rollout = rollouts.build_rollout(config, model)
   frames = list(rollout.run(variables, some(inputs, slice(0, 1)), POSES[:3], 0))
   assert len(frames) == 3 and rollout.draw._cache_size() == 1
   assert all(np.isfinite(f.sample).all() for f in frames)
@@ -116,7 +117,9 @@ def test_without_guidance_towards_features_all_scenes_are_one(scene):
   config.sampler.guidance = 0.0
   config.rollout.policy = "input"
   same = {**inputs, "scene": np.zeros(2, int)}
-  (frame,) = rollouts.Rollout(config, model).run(variables, same, POSES[:1], 0)
+  (frame,) = rollouts.build_rollout(config, model).run(
+    variables, same, POSES[:1], 0
+  )
   np.testing.assert_allclose(frame.sample[0], frame.sample[1], atol=1e-5)
   assert np.abs(frame.rgb[0] - frame.rgb[1]).max() > 1e-3
 
@@ -129,7 +132,7 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   written = sample_scenes.sample(config, model, variables, str(tmp_path))
   folder = tmp_path / "samples" / "validation_0000"
   names = {p.name for p in folder.iterdir()}
-  assert names >= {"turntable.mp4", "turntable.gif", "sheet.png", "frames.npz"}
+  assert names >= {"turntable.mp4", "turntable.gif", "grid.png", "frames.npz"}
   with np.load(written["npz"]) as arrays:
     before = dict(arrays)
   assert before["images"].shape == (3, 32, 32, 3)
@@ -166,10 +169,10 @@ def test_frames_of_other_poses_are_not_taken_for_finished(scene, tmp_path):
   assert np.abs(drawn[0][0] - drawn[1][0]).max() > 1e-3
 
 
-def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
+def test_trajectories_and_surfaces_are_written_when_asked_for(scene, tmp_path):
   config, model, variables, _ = scene
   config = config.copy_and_resolve_references()
-  config.sample.frames, config.sample.progress = 3, (1,)
+  config.sample.frames, config.sample.trajectories = 3, (1,)
   config.sample.mesh_resolution = 24
   config.sample.unconditional = 3
   config.sampler.steps = 3
@@ -177,15 +180,15 @@ def test_progress_and_surfaces_are_written_when_asked_for(scene, tmp_path):
     config, model, variables, str(tmp_path), export="ply"
   )
   folder = tmp_path / "samples" / "validation_0000"
-  assert written["progress"].name == "progress_0001.mp4"
+  assert written["trajectory"].name == "trajectory_0001.mp4"
   singles = sorted((tmp_path / "samples" / "unconditional").iterdir())
   assert [path.name for path in singles] == [f"000{i}.png" for i in range(3)]
   assert len({path.read_bytes() for path in singles}) == 3
-  assert not (folder / "progress_0000.mp4").exists()
+  assert not (folder / "trajectory_0000.mp4").exists()
   with np.load(folder / "frames" / "0001.npz") as arrays:
     estimates, sample = arrays["estimates"], arrays["sample"]
   assert estimates.shape == (1, 3, 32, 32, 3)
-  with Image.open(folder / "progress_0001.png") as sheet:
+  with Image.open(folder / "trajectory_0001.png") as sheet:
     shown = np.asarray(sheet)[48, [84 + 98 * i + 48 for i in range(4)]]
   expected = [*estimates[0, :, 16, 16], sample[0, 16, 16]]
   np.testing.assert_array_equal(
@@ -204,25 +207,25 @@ def test_paths_by_name_and_from_a_file(scene, tmp_path):
   config = scene[0].copy_and_resolve_references()
   config.sample.path, config.sample.frames = "srn_spiral", 251
   np.testing.assert_array_equal(
-    sample_scenes.build_path(config, 1.3), camera_paths.srn_spiral()
+    camera_paths.build_path(config, 1.3), camera_paths.srn_spiral()
   )
   config.sample.frames = 11
   np.testing.assert_array_equal(
-    sample_scenes.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
+    camera_paths.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
   )
   np.savez(tmp_path / "poses.npz", poses=POSES)
   config.sample.path = str(tmp_path / "poses.npz")
-  np.testing.assert_array_equal(sample_scenes.build_path(config, 1.3), POSES)
+  np.testing.assert_array_equal(camera_paths.build_path(config, 1.3), POSES)
   np.save(tmp_path / "bad.npy", POSES[:, :3])
   config.sample.path = str(tmp_path / "bad.npy")
   with pytest.raises(ValueError, match=r"shape \(6, 3, 4\), expected \[fram"):
-    sample_scenes.build_path(config, 1.3)
+    camera_paths.build_path(config, 1.3)
   np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
   with pytest.raises(ValueError, match="pose 0 is no rotation and translation"):
-    sample_scenes.build_path(config, 1.3)
+    camera_paths.build_path(config, 1.3)
   config.sample.path = "spiral"
   with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):
-    sample_scenes.build_path(config, 1.3)
+    camera_paths.build_path(config, 1.3)
 
 
 def test_scenes_and_views_that_are_not_there_are_named(scene):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genvs_jax.data import loading
-from genvs_jax.images import pictures
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
+from genvs_jax.images import grids
 from genvs_jax.runtime import writers
 from genvs_jax.sampling import view_synthesis
 
@@ -19,8 +20,8 @@ def drawn(drawing):
   config, model, variables = drawing
   config = config.copy_and_resolve_references()
   config.sampler.churn = 0.3
-  records = loading.load_split(config, "", "validation")
-  decoded = [loading.decode_views(r, [0, 1], 32, "area") for r in records]
+  records = datasets.load_split(config, "", "validation")
+  decoded = [decoding.decode_views(r, [0, 1], 32, "area") for r in records]
   batch = {k: np.stack([d[k] for d in decoded]) for k in decoded[0]}
   synthesize = view_synthesis.build_synthesize(config, model)
   return config, model, variables, synthesize, batch
@@ -67,7 +68,7 @@ def test_pictures_are_in_range_and_of_the_image_size(drawn):
     variables, inputs_of(batch, np.arange(3)), batch["poses"][:, 1:], keys
   )
   assert views.sample.shape == views.rgb.shape == (3, 1, 32, 32, 3)
-  assert views.depth.shape == views.opacity.shape == (3, 1, 32, 32)
+  assert views.weighted_depth.shape == views.opacity.shape == (3, 1, 32, 32)
   for x in (views.sample, views.rgb, views.opacity):
     assert x.min() >= 0 and x.max() <= 1
 
@@ -82,7 +83,9 @@ def test_render_alone_is_the_render_of_the_samples(drawn):
   )
   assert alone.sample is None
   np.testing.assert_allclose(both.rgb, alone.rgb, atol=1e-6)
-  np.testing.assert_allclose(both.depth, alone.depth, atol=1e-5)
+  np.testing.assert_allclose(
+    both.weighted_depth, alone.weighted_depth, atol=1e-5
+  )
 
 
 def test_unknown_sampler_is_refused(drawn):
@@ -90,7 +93,7 @@ def test_unknown_sampler_is_refused(drawn):
   config = config.copy_and_resolve_references()
   config.sampler.name = "ddim"
   with pytest.raises(
-    ValueError, match="'ddim', expected one of dpmpp_2m, euler"
+    ValueError, match="'ddim', expected one of euler, heun, dpmpp_2m"
   ):
     view_synthesis.build_synthesize(config, model)
 
@@ -98,7 +101,7 @@ def test_unknown_sampler_is_refused(drawn):
 def test_sheets_put_pictures_where_they_belong():
   red = np.zeros((16, 16, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
   blue = red[..., ::-1]
-  sheet = pictures.sheet([("a", [red, blue]), ("b", [blue])])
+  sheet = grids.image_grid([("a", [red, blue]), ("b", [blue])])
   assert (sheet[48, 84 + 48] == [255, 0, 0]).all()
   assert (sheet[48, 84 + 98 + 48] == [0, 0, 255]).all()
   assert (sheet[98 + 48, 84 + 48] == [0, 0, 255]).all()
@@ -108,7 +111,8 @@ def test_sheets_put_pictures_where_they_belong():
 def test_depth_pictures_are_dark_where_near_and_white_where_empty():
   depth, opacity = np.array([0.8, 1.8, 0.0]), np.array([1.0, 1.0, 0.0])
   np.testing.assert_allclose(
-    pictures.depth_to_unit(depth, opacity, 0.8, 1.8), [0, 1, 1], atol=1e-6
+    grids.shade_depth(depth[None], opacity[None], 0.8, 1.8)[0, :, 0],
+    [0, 255, 255],
   )
 
 

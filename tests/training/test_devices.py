@@ -10,14 +10,13 @@ import pytest
 from configs import cars64
 from configs import debug
 from genvs_jax.checkpointing import checkpoints
-from genvs_jax.models import pipeline
+from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import compilation
 from genvs_jax.training import loop
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 from tests.training.test_loop import read_metrics
 
-LOSSES = ("loss", "loss_denoising", "loss_rgb", "opacity", "gradient_norm")
+LOSSES = ("loss", "loss_denoising", "loss_rgb", "loss_opacity", "gradient_norm")
 
 
 def assert_same_curve(workdir, other, steps: int):
@@ -69,9 +68,9 @@ def test_eight_devices_and_then_one(
 @pytest.mark.parametrize("count", [2, 8])
 def test_bytes_on_each_device_of_cars64(count):
   config = cars64.get_config()
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:count], shards=count)
-  state = jax.eval_shape(lambda: train_state.init_state(config, model))
+  state = jax.eval_shape(lambda: train_step.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
   for part in ("params", "ema", "opt_state"):
     tree = getattr(placed, part)
@@ -86,11 +85,11 @@ def test_bytes_on_each_device_of_cars64(count):
 
 def collectives(config) -> list[tuple[str, int]]:
   """(kind, bytes) of each array that the compiled step sends."""
-  model = pipeline.build_model(config)
+  model = builders.build_model(config)
   mesh = sharding.make_mesh(shards=config.mesh.shards)
-  state = jax.eval_shape(lambda: train_state.init_state(config, model))
+  state = jax.eval_shape(lambda: train_step.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
-  compiled, _ = compilation.compile_step(config, model, mesh, placed)
+  compiled, _ = train_step.compile_step(config, model, mesh, placed)
   kinds = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     "|collective-broadcast|ragged-all-to-all"

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from absl import logging
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.data import loading
-from genvs_jax.runtime import workdir as workdir_module
-from genvs_jax.training import compilation
+from genvs_jax.runtime import run_folder
 from genvs_jax.training import guards
 from genvs_jax.training import loop
-from genvs_jax.training import startup
+from genvs_jax.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 ONE = jax.devices()[:1]
@@ -31,7 +33,7 @@ ONE = jax.devices()[:1]
 @pytest.fixture(autouse=True, scope="module")
 def compiled_once():
   """The runs of this file differ in steps and checkpoints alone."""
-  compile_step, compiled = compilation.compile_step, []
+  compile_step, compiled = train_step.compile_step, []
 
   def once(*args):
     if not compiled:
@@ -39,7 +41,7 @@ def compiled_once():
     return compiled[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compilation, "compile_step", once)
+    patch.setattr(train_step, "compile_step", once)
     yield
 
 
@@ -69,7 +71,7 @@ def start(
       *("--config=configs/debug.py", f"--workdir={workdir}"),
       f"--config.data.data_dir={debug_workdir}/data",
       "--config.train.batch_size=8",
-      "--config.train.sheet_scenes=0",
+      "--config.train.image_grid_scenes=0",
       "--config.validation.scenes=0",
       *flags,
     ],
@@ -273,8 +275,8 @@ def test_too_many_in_a_row_stop_the_run_and_save_the_batch(
 
 HOLD = """
 import sys, time
-from genvs_jax.runtime import workdir
-with workdir.locked(sys.argv[1]):
+from genvs_jax.runtime import run_folder
+with run_folder.lock(sys.argv[1]):
   print("held", flush=True)
   time.sleep(100)
 """
@@ -289,18 +291,18 @@ def test_second_run_in_a_workdir_is_refused(debug_config, tmp_path):
   )
   assert holder.stdout.readline() == "held\n"
   with pytest.raises(
-    workdir_module.WorkdirInUseError, match="another run is writing into"
+    run_folder.WorkdirInUseError, match="another run is writing into"
   ):
     loop.train_and_evaluate(debug_config, str(tmp_path), ONE)
   assert saved(tmp_path) == []
   holder.kill()
   holder.wait()
-  with workdir_module.locked(str(tmp_path)):
+  with run_folder.lock(str(tmp_path)):
     pass  # a killed run leaves no lock behind
 
 
 def test_remote_workdirs_are_warned_of(warnings):
-  with workdir_module.locked("gs://bucket/run"):
+  with run_folder.lock("gs://bucket/run"):
     assert "gs://bucket/run cannot be locked" in warnings[0]
 
 
@@ -320,12 +322,12 @@ def test_fields_that_may_change_are_told_apart(debug_config):
   other.model.encoder.remat = True
   other.frustum.near = 0.5
   other.optimizer.frozen = ("field",)
-  fixed, free = startup.differing_fields(other, debug_config)
-  assert fixed == [
+  forbidden, allowed = config_fields.changed(other, debug_config)
+  assert forbidden == [
     "frustum.near = 0.8, here 0.5",
     "optimizer.frozen = [], here ['field']",
   ]
-  assert free == [
+  assert allowed == [
     "model.encoder.remat = False, here True",
     "train.steps = 8, here 99",
   ]
@@ -338,7 +340,7 @@ def test_damaged_records_name_their_scene(debug_config, tmp_path):
   content = bytearray(path.read_bytes())
   content[10_000:10_100] = bytes(100)
   path.write_bytes(content)
-  records = loading.load_split(debug_config, "", "train")
+  records = datasets.load_split(debug_config, "", "train")
   message = r"record 1 \(scene 0{14}10{16}1\) in split train of .* cannot be"
   with pytest.raises(ValueError, match=message):
     records[1]
@@ -348,10 +350,10 @@ def test_damaged_records_name_their_scene(debug_config, tmp_path):
 
 
 def test_undecodable_views_name_their_scene(debug_config):
-  record = dict(loading.load_split(debug_config, "", "train")[0])
+  record = dict(datasets.load_split(debug_config, "", "train")[0])
   record["images"] = [b"no picture"] * 8
   with pytest.raises(ValueError, match=r"scene 0+10+, view 3: cannot identify"):
-    loading.decode_views(record, [3], 32, "area")
+    decoding.decode_views(record, [3], 32, "area")
 
 
 def test_several_processes_agree_on_when_to_stop():

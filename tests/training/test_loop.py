@@ -13,14 +13,16 @@ import pytest
 
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import datasets
 from genvs_jax.data import loading
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.training import loop
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 
 def read_metrics(workdir: str, name: str = "loss") -> dict[int, float]:
@@ -67,7 +69,7 @@ def test_workdir_describes_the_run(trained_workdir):
   assert "encoder/head/kernel" in (folder / "parameters.txt").read_text()
   assert "jax" in json.loads((folder / "versions.json").read_text())
   assert list(folder.glob("events.out.tfevents.*"))
-  assert (folder / "sheets" / "00000008.png").exists()
+  assert (folder / "image_grids" / "00000008.png").exists()
   assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
     "4",
     "8",
@@ -125,14 +127,14 @@ def batch(debug_workdir):
 
   config = debug.get_config()
   config.data.data_dir = f"{debug_workdir}/data"
-  records = loading.load_split(config, "", "train")
+  records = datasets.load_split(config, "", "train")
   return next(loading.train_batches(config, records, start_step=0))
 
 
 def objective_of(config, batch, seed=0, **options):
   """(loss, metrics) of the joint objective with some options replaced."""
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
+  model = builders.build_model(config)
+  state = train_step.init_on_devices(config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   chosen = dataclasses.replace(objectives.build_options(config), **options)
   loss, (metrics, buffers) = jax.jit(
@@ -151,7 +153,7 @@ def test_loss_is_the_weighted_sum_of_its_parts(debug_config, batch):
     2 * metrics["loss_denoising"]
     + 3 * metrics["loss_rgb"]
     + 4 * metrics["loss_rgb_input"]
-    + 5 * metrics["opacity"]
+    + 5 * metrics["loss_opacity"]
   )
   assert metrics["loss_rgb_input"] > 0
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -178,8 +180,8 @@ def test_training_updates_running_statistics_and_keeps_constants(
 def test_scenes_use_one_to_v_input_views(debug_config, batch):
   """With clean inputs, the second view matters for about half the scenes."""
   debug_config.model.input_views = 2
-  model = pipeline.build_model(debug_config)
-  state = train_state.init_on_devices(debug_config, model)
+  model = builders.build_model(debug_config)
+  state = train_step.init_on_devices(debug_config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   options = objectives.build_options(debug_config)
   used = []
@@ -199,8 +201,8 @@ def test_scenes_use_one_to_v_input_views(debug_config, batch):
 
 def test_conditioning_dropout_acts_per_example(debug_config, batch):
   """At rate 1/2 some examples of a batch keep their features, others not."""
-  model = pipeline.build_model(debug_config)
-  state = train_state.init_on_devices(debug_config, model)
+  model = builders.build_model(debug_config)
+  state = train_step.init_on_devices(debug_config, model)
   params = dict(state.params)
   key = jax.random.key(0)
   output = params["denoiser"]["output"]
@@ -275,22 +277,24 @@ def test_ema_half_life_in_images():
   """After the half-life has passed, half of the start is left."""
   average, batch_size, half_life = 1.0, 10, 500
   for step in range(1000, 1000 + half_life // batch_size):
-    average *= float(train_state.ema_decay(step, batch_size, half_life, 10.0))
+    average *= float(
+      optimizers.half_life_decay(step, batch_size, half_life, 10.0)
+    )
   np.testing.assert_allclose(average, 0.5, rtol=1e-5)
-  early = train_state.ema_decay(0, batch_size, half_life, 0.05)
+  early = optimizers.half_life_decay(0, batch_size, half_life, 0.05)
   assert early < 0.01  # the random start is forgotten at once
 
 
 def test_ema_by_an_inverse_power(debug_config):
   debug_config.train.ema = "inverse_power"
   debug_config.train.ema_power, debug_config.train.ema_max_decay = 0.5, 0.9
-  decay = train_state.build_ema_decay(debug_config)
+  decay = optimizers.build_ema_decay(debug_config)
   np.testing.assert_allclose(
     [decay(step) for step in (0, 3, 1000)], [0, 0.5, 0.9], rtol=1e-6
   )
   debug_config.train.ema = "half"
-  with pytest.raises(ValueError, match="'half', expected 'half_life',"):
-    train_state.build_ema_decay(debug_config)
+  with pytest.raises(ValueError, match="'half', expected one of half_life,"):
+    optimizers.build_ema_decay(debug_config)
 
 
 def test_a_run_may_keep_no_average(debug_config, tmp_path):
@@ -299,14 +303,14 @@ def test_a_run_may_keep_no_average(debug_config, tmp_path):
   debug_config.train.ema = "none"
   debug_config.train.steps = 2
   one = jax.devices()[:1]
-  with pytest.raises(ValueError, match="there are no averaged weights"):
+  with pytest.raises(ValueError, match="there are no averaged parameters"):
     loop.train_and_evaluate(debug_config, str(tmp_path), one)
-  debug_config.sampler.weights = "params"
+  debug_config.sampler.params = "raw"
   state = loop.train_and_evaluate(debug_config, str(tmp_path), one)
   assert state.ema == {} and int(state.step) == 2
-  with pytest.raises(ValueError, match="there are no averaged weights"):
-    pretrained.load(str(tmp_path), weights="ema")
-  loaded = pretrained.load(str(tmp_path), weights="params")
+  with pytest.raises(ValueError, match="there are no averaged parameters"):
+    pretrained.load(str(tmp_path), params="ema")
+  loaded = pretrained.load(str(tmp_path), params="raw")
   jax.tree.map(
     np.testing.assert_array_equal,
     pipeline.split_variables(loaded.variables)[0],
@@ -315,8 +319,8 @@ def test_a_run_may_keep_no_average(debug_config, tmp_path):
 
 
 def test_sampling_weights_are_named(debug_config):
-  state = train_state.TrainState(0, {"a": 1}, {"a": 2}, {"a": {}}, None, 0)
-  assert train_state.sampling_variables(state, "ema")["a"]["params"] == 2
-  assert train_state.sampling_variables(state, "params")["a"]["params"] == 1
-  with pytest.raises(ValueError, match="expected 'ema' or 'params'"):
-    train_state.check_weights(debug_config, "best")
+  state = train_step.TrainState(0, {"a": 1}, {"a": 2}, {"a": {}}, None, 0)
+  assert state.variables("ema")["a"]["params"] == 2
+  assert state.variables("raw")["a"]["params"] == 1
+  with pytest.raises(ValueError, match="expected one of ema, raw"):
+    pretrained.check_params(debug_config, "best")

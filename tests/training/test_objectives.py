@@ -5,11 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genvs_jax.diffusion import edm
+from genvs_jax.images import metrics
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
-from genvs_jax.training import train_state
+from genvs_jax.training import train_step
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def options(debug_config, **values):
 
 def test_picture_and_features_take_the_same_warp(debug_config, pictures):
   """With no other kind, half of all augmented examples are mirrored."""
-  chosen = options(debug_config, augmentation=1.0, augmentation_kinds=0.0)
+  chosen = options(debug_config, augmentation=1.0, augmentation_probability=0.0)
   clean, features, told = objectives.augment(
     chosen, *pictures, jax.random.split(jax.random.key(3), 64)
   )
@@ -43,7 +47,7 @@ def test_picture_and_features_take_the_same_warp(debug_config, pictures):
 
 
 def test_the_rest_is_left_alone_and_told_so(debug_config, pictures):
-  some = options(debug_config, augmentation=0.25, augmentation_kinds=1.0)
+  some = options(debug_config, augmentation=0.25, augmentation_probability=1.0)
   clean, _, told = objectives.augment(
     some, *pictures, jax.random.split(jax.random.key(3), 64)
   )
@@ -65,7 +69,7 @@ def test_input_noise_has_its_probability_and_strength(
   chosen = options(
     debug_config, input_noise_probability=0.5, input_noise_max=2.0
   )
-  model, given = pipeline.build_model(debug_config), []
+  model, given = builders.build_model(debug_config), []
 
   def encode(model, variables, images, noise, train):
     given.append(noise)
@@ -90,8 +94,8 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   debug_config.objective.depth_consistency = 1.0
   debug_config.objective.opacity_consistency = 1.0
   debug_config.objective.input_noise_probability = 0.0
-  model = pipeline.build_model(debug_config)
-  state = train_state.init_on_devices(debug_config, model)
+  model = builders.build_model(debug_config)
+  state = train_step.init_on_devices(debug_config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   chosen = objectives.build_options(debug_config)
   rng = np.random.default_rng(0)
@@ -111,9 +115,9 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
       ).metrics
     )
   )
-  for name in ("depth_consistency", "opacity_consistency"):
+  for name in ("loss_depth_consistency", "loss_opacity_consistency"):
     np.testing.assert_allclose(run(same)[name], 0, atol=1e-9)
-  assert run(batch)["opacity_consistency"] > 1e-6
+  assert run(batch)["loss_opacity_consistency"] > 1e-6
 
 
 def test_consistency_needs_two_input_views(debug_config):
@@ -126,15 +130,16 @@ def test_consistency_needs_two_input_views(debug_config):
 def test_frozen_parts_and_their_statistics_stay(debug_config):
   debug_config.objective.name = "nerf"
   debug_config.optimizer.frozen = ("encoder",)
-  model = pipeline.build_model(debug_config)
-  state = train_state.init_on_devices(debug_config, model)
+  model = builders.build_model(debug_config)
+  state = train_step.init_on_devices(debug_config, model)
   rng = np.random.default_rng(0)
   batch = {
     "images": jnp.asarray(rng.integers(0, 255, (2, 3, 32, 32, 3), np.uint8)),
     "poses": jnp.broadcast_to(jnp.eye(4).at[2, 3].set(-1.3), (2, 3, 4, 4)),
     "intrinsics": jnp.full((2, 4), 32.0).at[:, 2:].set(16.0),
   }
-  step = jax.jit(train_state.build_train_step(debug_config, model))
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  step = jax.jit(train_step.build_train_step(debug_config, model, mesh))
   after, _ = step(state, batch)
 
   def changed(name, part):
@@ -161,7 +166,75 @@ def test_freezing_needs_known_parts_and_something_left():
 
 def test_unknown_objectives_are_refused(debug_config):
   debug_config.objective.name = "gan"
-  with pytest.raises(
-    ValueError, match="'gan', expected one of diffusion, joint"
-  ):
-    train_state.init_state(debug_config, pipeline.build_model(debug_config))
+  with pytest.raises(ValueError, match="'gan', expected one of joint, nerf"):
+    train_step.init_state(debug_config, builders.build_model(debug_config))
+
+
+def test_denoising_loss_is_lowest_at_the_true_variance():
+  target = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  output = target + 0.3
+
+  def loss(log_variance):
+    return edm.learned_variance_loss(output, target, jnp.full(2, log_variance))
+
+  best = np.log(0.3**2)
+  np.testing.assert_allclose(loss(best), (1 + best) / 2, rtol=1e-4)
+  assert loss(best) < min(loss(best + 0.3), loss(best - 0.3))
+  np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-5)
+  np.testing.assert_allclose(loss(0.0), 0.3**2 / 2, rtol=1e-5)
+
+
+def test_rgb_loss_compares_each_view_with_its_own_target():
+  """The reference's broadcast would give 0.25 here."""
+  images = jnp.stack([jnp.zeros((1, 4, 4, 3)), jnp.ones((1, 4, 4, 3))])
+  features = jnp.concatenate([images, jnp.full((2, 1, 4, 4, 5), 9.0)], -1)
+  assert objectives.rgb_error(features, images) == 0
+  with pytest.raises(ValueError, match="differ in size"):
+    objectives.rgb_error(features[:, 0], images)
+
+
+def test_psnr_inside_a_mask():
+  truth = jnp.zeros((2, 4, 4, 3))
+  image = truth.at[:, 0, 0].set(0.1)
+  mask = jnp.zeros((2, 4, 4), bool).at[:, 0, :2].set(True)
+  np.testing.assert_allclose(
+    metrics.psnr(image, truth), -10 * np.log10(0.01 / 16), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    metrics.psnr(image, truth, mask), -10 * np.log10(0.01 / 2), rtol=1e-5
+  )
+
+
+def test_depth_prior_is_zero_where_the_object_stands():
+  opacity = jnp.array([[[0.5, 1.0], [0.0, 0.25]]])
+  distance = jnp.array([[[1.3]]])
+  at_distance = objectives.depth_prior(1.3 * opacity, opacity, distance)
+  np.testing.assert_allclose(at_distance, 0, atol=1e-9)
+  # 0.2 too far, weighted by opacity: (0.5 + 1 + 0 + 0.25) / 4 * 0.04.
+  further = objectives.depth_prior(1.5 * opacity, opacity, distance)
+  np.testing.assert_allclose(further, 0.4375 * 0.04, rtol=1e-3)
+
+
+def test_consistency_moves_one_render_alone():
+  a, b = jnp.array([0.2, 0.6]), jnp.array([0.0, 1.0])
+  np.testing.assert_allclose(objectives.consistency(a, b), (0.04 + 0.16) / 2)
+  by_a, by_b = jax.grad(objectives.consistency, (0, 1))(a, b)
+  np.testing.assert_allclose(by_a, a - b)
+  np.testing.assert_array_equal(by_b, 0)
+
+
+def test_edm_weights_are_the_squared_error_of_the_network():
+  """Against EDM's own formula: lambda(sigma) |D - x0|^2."""
+  key = jax.random.key(0)
+  clean = jax.random.uniform(key, (3, 4, 4, 3))
+  sigma = jnp.array([0.02, 0.5, 9.0])
+  wide = sigma[:, None, None, None]
+  noisy = clean + wide * jax.random.normal(
+    jax.random.fold_in(key, 1), clean.shape
+  )
+  output = jax.random.normal(jax.random.fold_in(key, 2), clean.shape)
+  denoised = edm.denoised(noisy, output, sigma, 0.5)
+  weight = (wide**2 + 0.25) / (wide * 0.5) ** 2
+  expected = jnp.mean(weight * (denoised - clean) ** 2)
+  target = edm.network_target(clean, noisy, sigma, 0.5)
+  np.testing.assert_allclose(edm.edm_loss(output, target), expected, rtol=1e-4)

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 
 from configs import debug
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
-from genvs_jax.checkpointing import warm_start
 from genvs_jax.evaluation import evaluate
+from genvs_jax.evaluation import report
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import loop
-from genvs_jax.training import train_state
+from genvs_jax.training import startup
+from genvs_jax.training import train_step
 
 ONE = jax.devices()[:1]
 
@@ -52,9 +55,9 @@ def diffusion(debug_workdir, tmp_path_factory) -> str:
 
 def started(config):
   """(model, state) of a run at its first step, from `config.init_from`."""
-  model = pipeline.build_model(config)
-  state = train_state.init_on_devices(config, model)
-  return model, warm_start.warm_start(config, model, state)
+  model = builders.build_model(config)
+  state = train_step.init_on_devices(config, model)
+  return model, startup.take_over(config, model, state)
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +87,14 @@ def test_a_stage_holds_and_trains_its_own_parts(nerf, diffusion):
   assert set(pretrained.load(nerf).variables) == {"encoder", "field"}
   assert set(pretrained.load(diffusion).variables) == {"denoiser"}
   for workdir, expected in (
-    (nerf, {"loss_rgb", "opacity", "depth_error"}),
+    (nerf, {"loss_rgb", "loss_opacity", "loss_depth_prior"}),
     (diffusion, {"loss_denoising"}),
   ):
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     names = set(json.loads(lines[-1]))
     assert expected < names
     assert ("loss_rgb" in names) == ("loss_rgb" in expected)
-    assert (pathlib.Path(workdir) / "sheets" / "00000002.png").exists()
+    assert (pathlib.Path(workdir) / "image_grids" / "00000002.png").exists()
 
 
 def test_joint_renders_what_the_first_stage_rendered(joint, nerf):
@@ -110,7 +113,7 @@ def test_joint_renders_what_the_first_stage_rendered(joint, nerf):
   )
   np.testing.assert_array_equal(ours.rgb, theirs.rgb)
   assert jnp.std(ours.rgb) > 0
-  fresh = train_state.init_on_devices(config, model)
+  fresh = train_step.init_on_devices(config, model)
   assert jnp.abs(fresh.params["field"]["out"]["bias"]).max() > 0
 
 
@@ -132,7 +135,7 @@ def test_the_grown_denoiser_computes_inside_what_it_did(joint, tmp_path):
   """From 32 to 64 pixels by an outer level: equal inside for equal input."""
   config, small, state = joint
   saver = checkpoints.Checkpointer(f"{tmp_path}/checkpoints")
-  saver.save(2, state, checkpoints.config_to_dict(config))
+  saver.save(2, state, config_fields.to_dict(config))
   saver.close()
   grown = config.copy_and_resolve_references()
   grown.model.image_size = 64
@@ -203,7 +206,7 @@ def test_scores_of_a_stage_are_those_that_it_can_have(
     loaded.config, loaded.model, loaded.variables, str(tmp_path)
   )
   assert set(results["rows"]) & {"render", "sample"} == {"render"}
-  assert "one sample" not in evaluate.table(results)
+  assert "one sample" not in report.table(results)
   loaded = pretrained.load(diffusion)
   with pytest.raises(ValueError, match="there is nothing to score"):
     evaluate.evaluate(
@@ -215,7 +218,7 @@ def test_pictures_of_a_stage_are_those_that_it_can_draw(
   nerf, diffusion, tmp_path
 ):
   for workdir, expected in (
-    (nerf, {"mp4", "gif", "sheet", "npz"}),
+    (nerf, {"mp4", "gif", "grid", "npz"}),
     (diffusion, {"unconditional"}),
   ):
     loaded = pretrained.load(workdir)

@@ -51,18 +51,18 @@ def build_metrics(
     for metric, needed in NEEDS.items()
     if (names := weights.missing(folder, needed))
   }
-  there = [metric for metric in NEEDS if metric not in left_out]
+  available = [metric for metric in NEEDS if metric not in left_out]
   # Converted weights are arguments of the jitted functions, not constants.
   loaded = {
     name: jax.device_put(weights.load(folder, name), placement)
-    for name in sorted({name for metric in there for name in NEEDS[metric]})
+    for name in sorted({name for metric in available for name in NEEDS[metric]})
   }
   functions = {
     metric: functools.partial(jax.jit(distance), loaded)
     for metric, distance in _DISTANCES.items()
-    if metric in there
+    if metric in available
   }
-  if "fid" in there:
+  if "fid" in available:
     functions["fid"] = functools.partial(
       jax.jit(networks.inception), loaded["inception"]
     )

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from genvs_jax.evaluation.perceptual import networks
+from genvs_jax.models import pipeline
 
 # LPIPS's own normalisation of pictures in [-1,1].
 _LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 _LPIPS_SCALE = (0.458, 0.448, 0.450)
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 # Channels of what DISTS compares: the picture and VGG16's five stages.
 DISTS_CHANNELS = (3, 64, 128, 256, 512, 512)
 
@@ -52,7 +51,7 @@ def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   """
 
   def features(x):
-    normal = (x - jnp.array(_IMAGENET_MEAN)) / jnp.array(_IMAGENET_STD)
+    normal = pipeline.imagenet_normalize(x)
     return [x, *networks.vgg16(weights["vgg16"], normal, _l2_pool)]
 
   shorter = min(images.shape[1:3])

@@ -4,7 +4,6 @@ Each file becomes NAME.npz in one folder by `launch.py --mode=convert`, which
 verifies that it is the published one.
 """
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -75,14 +74,9 @@ def missing(path: str, names: Sequence[str]) -> list[str]:
 
 def save(path: str, name: str, arrays: dict[str, np.ndarray]) -> epath.Path:
   """Writes NAME.npz."""
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  target = folder(path) / f"{name}.npz"
-  return files.write_whole(target, buffer.getvalue())
+  return files.write_arrays(folder(path) / f"{name}.npz", arrays)
 
 
 def load(path: str, name: str) -> dict[str, np.ndarray]:
   """Reads NAME.npz, {name of the array: f32}."""
-  content = (folder(path) / f"{name}.npz").read_bytes()
-  with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-    return {key: arrays[key] for key in arrays.files}
+  return files.read_arrays(folder(path) / f"{name}.npz")

@@ -1,13 +1,17 @@
-"""Convolutions, with forms of them that suit CPUs.
+"""What only helps CPUs: networks, renderer and losses do not know of it.
 
-On CPU, XLA computes the gradient of a convolution with respect to its kernel,
-and everything about 1x1 convolutions, at a fraction of the rate of a matrix
-product (figures in docs/performance.md). There the wide ones are written as
-matrix products; on all other backends, and where strides or groups leave no
-choice, `conv_general_dilated` is XLA's own. `Conv` is Flax's with it.
+  convolutions_as_products   forms of convolutions that XLA runs faster there
+  gradient_options,
+  initialisation_options     compiler options
+  keep_freed_memory          spares clearing gigabytes at every step
+
+On other backends each does nothing. Figures are in docs/performance.md.
 """
 
-import functools
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -17,6 +21,67 @@ import jax.numpy as jnp
 _WIDTH = 64
 # Narrower layers gain nothing.
 _WIDE = 128
+# Of glibc's mallopt.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def gradient_options(platform: str) -> dict[str, str] | None:
+  """Compiler options for programs with gradients on a platform."""
+  if platform != "cpu":
+    return None
+  # Of the two orders that XLA knows on CPU, the one that needs less memory.
+  return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def initialisation_options() -> dict[str, int] | None:
+  """Compiler options for the program that draws initial values."""
+  if jax.default_backend() != "cpu":
+    return None
+  # A long program of small random draws that runs once: optimising it takes
+  # four times as long as not.
+  return {"xla_backend_optimization_level": 0}
+
+
+def keep_freed_memory() -> None:
+  """Keeps memory that a program frees, for when it runs again.
+
+  XLA allocates the temporaries of a program each time that it runs, gigabytes
+  for a train step. By default glibc returns them to the kernel, which then
+  clears every page anew. Does nothing with other C libraries.
+  """
+  if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
+    return
+  library = ctypes.CDLL(None)
+  if hasattr(library, "mallopt"):
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, -1)
+
+
+@contextlib.contextmanager
+def convolutions_as_products() -> Iterator[None]:
+  """Every `nn.Conv` that is traced in here takes the form that suits a CPU.
+
+  XLA computes the gradient of a convolution with respect to its kernel, and
+  everything about 1x1 convolutions, at a fraction of the rate of a matrix
+  product. Parameters and their names stay as they are.
+  """
+  if jax.default_backend() != "cpu":
+    yield
+    return
+  with nn.intercept_methods(_exchange_convolution):
+    yield
+
+
+def _exchange_convolution(call, args, kwargs, context):
+  """Runs a `nn.Conv` with our `conv_general_dilated`, in the same scope."""
+  module = context.module
+  plain = isinstance(module, nn.Conv) and module.conv_general_dilated is None
+  if not plain or context.method_name != "__call__":
+    return call(*args, **kwargs)
+  exchanged = module.clone(
+    parent=module.scope, conv_general_dilated=conv_general_dilated
+  )
+  return exchanged(*args, **kwargs)
 
 
 def conv_general_dilated(
@@ -30,7 +95,7 @@ def conv_general_dilated(
   feature_group_count: int = 1,
   precision=None,
 ) -> jax.Array:
-  """`jax.lax.conv_general_dilated`, in another form where that is faster.
+  """`jax.lax.conv_general_dilated`, as products where that is faster.
 
   Args:
     lhs: images [n,H,W,C] if another form is to be chosen.
@@ -54,7 +119,7 @@ def conv_general_dilated(
     and feature_group_count == 1
     and precision is None
   )
-  if has_other_form and jax.default_backend() == "cpu":
+  if has_other_form:
     return pointwise(lhs, rhs) if size == 1 else same(lhs, rhs)
   return jax.lax.conv_general_dilated(
     lhs,
@@ -69,9 +134,6 @@ def conv_general_dilated(
   )
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
-
-
 @jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """A 1x1 convolution: [n,H,W,C] and [1,1,C,O] -> [n,H,W,O]."""
@@ -83,8 +145,8 @@ def _pointwise_forward(x, kernel):
   return pointwise(x, kernel), (x, kernel)
 
 
-def _pointwise_backward(saved, gradient):
-  x, kernel = saved
+def _pointwise_backward(residuals, gradient):
+  x, kernel = residuals
   flat = gradient.reshape(-1, gradient.shape[-1])
   by_x = _product(flat, kernel[0, 0], (1, 1)).reshape(x.shape)
   by_kernel = _product(x.reshape(-1, x.shape[-1]), flat, (0, 0))
@@ -132,8 +194,8 @@ def _same_forward(x, kernel):
   return same(x, kernel), (x, kernel)
 
 
-def _same_backward(saved, gradient):
-  x, kernel = saved
+def _same_backward(residuals, gradient):
+  x, kernel = residuals
   by_x = same(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
   # The gradient of each tap of the kernel: one product, over all pixels, of
   # the shifted image and the gradient. One at a time, to save memory.
@@ -142,12 +204,12 @@ def _same_backward(saved, gradient):
   padded = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
   flat = gradient.reshape(-1, gradient.shape[-1])
 
-  def of_tap(tap):
+  def gradient_of_tap(tap):
     start = (0, tap // size, tap % size, 0)
     shifted = jax.lax.dynamic_slice(padded, start, x.shape)
     return _product(shifted.reshape(-1, x.shape[-1]), flat, (0, 0))
 
-  taps = jax.lax.map(of_tap, jnp.arange(size**2))
+  taps = jax.lax.map(gradient_of_tap, jnp.arange(size**2))
   return by_x, taps.reshape(kernel.shape)
 
 

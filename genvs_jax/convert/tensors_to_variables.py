@@ -63,7 +63,7 @@ def fill(
   model: pipeline.Model,
   parts: tuple[str, ...],
   tensors: Tensors,
-  found: recognize.Checkpoint,
+  identity: recognize.Identity,
   path: str,
 ) -> Filled:
   """Fills every leaf of the parts that the file holds.
@@ -72,7 +72,7 @@ def fill(
     model: that the file is taken for.
     parts: that a state of it has.
     tensors: of the file.
-    found: what they were recognised as.
+    identity: what they were recognised as.
     path: of the file, for messages.
 
   Raises:
@@ -88,26 +88,28 @@ def fill(
   variables: dict[str, Any] = {}
   used: dict[str, Use] = {}
   problems, widened, filled = [], [], collections.Counter()
-  for part, prefix in found.prefixes.items():
+  for part, prefix in identity.prefixes.items():
     if part not in shapes:
       problems.append(f"the config has no place for its {part}")
       continue
-    for leaf, source in _sources(shapes[part], found.kind, part, model).items():
+    for leaf, source in _sources(
+      shapes[part], identity.kind, part, model
+    ).items():
       key = prefix + source.key
       tensor = tensors.get(key)
       if tensor is None:
         problems.append(f"{key} is missing")
         continue
-      wanted = shapes[part][leaf]
-      there = source.layout.to_torch(np.broadcast_to(False, wanted)).shape
-      if _is_narrow_input(leaf, tensor.shape, there):
-        rest = (there[0], there[1] - tensor.shape[1], *there[2:])
+      leaf_shape = np.broadcast_to(False, shapes[part][leaf])
+      expected = source.layout.to_torch(leaf_shape).shape
+      if _is_narrow_input(leaf, tensor.shape, expected):
+        rest = (expected[0], expected[1] - tensor.shape[1], *expected[2:])
         tensor = np.concatenate([tensor, np.zeros(rest, tensor.dtype)], 1)
         widened.append(key)
-      if tensor.shape != there or tensor.dtype != np.float32:
+      if tensor.shape != expected or tensor.dtype != np.float32:
         problems.append(
           f"{key} is {tensor.dtype} {list(tensor.shape)}, expected float32"
-          f" {list(there)}"
+          f" {list(expected)}"
         )
         continue
       value = source.layout.to_flax(tensor)
@@ -115,15 +117,16 @@ def fill(
       used[key] = Use(part, leaf, source.layout, value.size)
       filled[part] += 1
   explanations = _EXPLAINED
-  if found.kind == "resnet34":
+  if identity.kind == "resnet34":
     explanations += (_CLASSIFIER,)
   explained, unknown = _explain(tensors, set(used), explanations, problems)
   problems += [f"{key} belongs to no leaf" for key in unknown]
   if problems:
-    shown = "\n  ".join(problems[:20])
+    listed = "\n  ".join(problems[:20])
     more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
     raise torch_file.ConvertError(
-      f"{path} does not fit {found.kind}; nothing was written:\n  {shown}{more}"
+      f"{path} does not fit {identity.kind}; nothing was written:"
+      f"\n  {listed}{more}"
     )
   fresh = [part for part in shapes if filled[part] < len(shapes[part])]
   return Filled(variables, used, explained, widened, fresh)
@@ -165,13 +168,15 @@ def _sources(
   return names.ddpmpp(leaves) if kind == "ddpmpp" else names.image_v1(leaves)
 
 
-def _is_narrow_input(leaf: names.Path, shape: tuple, there: tuple) -> bool:
+def _is_narrow_input(
+  leaf: names.Path, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> bool:
   """Whether it is an unconditional denoiser's first convolution [o,3,k,k]."""
   return (
     leaf == ("params", "input", "kernel")
     and len(shape) == 4
-    and shape[1] == 3 < there[1]
-    and (shape[0], *shape[2:]) == (there[0], *there[2:])
+    and shape[1] == 3 < expected[1]
+    and (shape[0], *shape[2:]) == (expected[0], *expected[2:])
   )
 
 

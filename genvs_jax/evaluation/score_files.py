@@ -5,7 +5,7 @@ A folder holds what one checkpoint scored by one protocol:
   settings.json              what the scores depend on
   scenes/000012.json         scores of a scene; .npz its features for FID
   rollouts_DIGEST/000012.json  consistency scores of a scene
-  pictures/KIND/ID/000065.png  what was scored, in the layout of pixelNeRF's
+  pictures/ROW/ID/000065.png  what was scored, in the layout of pixelNeRF's
                              eval.py, for its calc_metrics.py
   scores.jsonl, table.md     all scenes line by line, and the summary
 
@@ -13,7 +13,6 @@ Each file appears whole, and a folder of other settings has another name:
 nothing is ever deleted.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +20,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from genvs_jax.images import pictures
+from genvs_jax.images import encoding
 from genvs_jax.runtime import files
 
-SHOWN_SCENES = 4  # whose pictures are kept for a sheet
+EXAMPLE_SCENES = 4  # whose pictures are stored for the grid
 
 
 class Store:
@@ -67,7 +66,7 @@ class Store:
   ) -> None:
     """Writes a scene; its line comes last and marks it done."""
     if features:
-      self._write_arrays(self._path(kind, scene, "npz"), features)
+      files.write_arrays(self._path(kind, scene, "npz"), features)
     text = json.dumps(line) + "\n"
     files.write_whole(self._path(kind, scene, "json"), text.encode())
 
@@ -78,7 +77,8 @@ class Store:
 
   def features(self, scene: int) -> dict[str, np.ndarray]:
     """Features [n,2048] of a scene's pictures by row; empty without FID."""
-    return self._read_arrays(self._path("scenes", scene, "npz"))
+    path = self._path("scenes", scene, "npz")
+    return files.read_arrays(path) if path.exists() else {}
 
   def write_pictures(
     self, row: str, name: str, views: Sequence[int], images: np.ndarray
@@ -86,27 +86,17 @@ class Store:
     """Writes u8 [T,H,W,3] as ROW/SCENE_ID/VIEW.png."""
     folder = self.folder / "pictures" / row / name
     for view, image in zip(views, images, strict=True):
-      pictures.save_png(folder / f"{view:06d}.png", image)
+      path = folder / f"{view:06d}.png"
+      files.write_whole(path, encoding.png(image))
 
-  def write_shown(self, scene: int, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps pictures of one of the first scenes for a sheet."""
-    self._write_arrays(self._path("shown", scene, "npz"), arrays)
+  def write_examples(self, scene: int, arrays: dict[str, np.ndarray]) -> None:
+    """Stores pictures of one of the first scenes for the grid."""
+    files.write_arrays(self._path("grid", scene, "npz"), arrays)
 
-  def read_shown(self) -> list[dict[str, np.ndarray]]:
-    """What `write_shown` kept."""
-    paths = [self._path("shown", i, "npz") for i in range(SHOWN_SCENES)]
-    return [arrays for p in paths if (arrays := self._read_arrays(p))]
+  def read_examples(self) -> list[dict[str, np.ndarray]]:
+    """What `write_examples` stored."""
+    paths = [self._path("grid", i, "npz") for i in range(EXAMPLE_SCENES)]
+    return [files.read_arrays(path) for path in paths if path.exists()]
 
   def _path(self, kind: str, scene: int, suffix: str) -> epath.Path:
     return self.folder / kind / f"{scene:06d}.{suffix}"
-
-  def _write_arrays(self, path: epath.Path, arrays) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    files.write_whole(path, buffer.getvalue())
-
-  def _read_arrays(self, path: epath.Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-      return {}
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-      return {key: arrays[key] for key in arrays.files}

@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from genvs_jax.runtime import background
-from genvs_jax.training import compilation
 from genvs_jax.training import loop
-from genvs_jax.training import progress as progress_module
+from genvs_jax.training import timing
+from genvs_jax.training import train_step
 
 ONE = jax.devices()[:1]
 
@@ -32,7 +32,7 @@ def test_rates_and_shares_by_a_made_up_clock(monkeypatch):
   now = 100.0
   monkeypatch.setattr(time, "monotonic", lambda: now)
   lines = Lines()
-  progress = progress_module.Progress(
+  progress = timing.Progress(
     lines,
     started=now,
     step=0,
@@ -92,12 +92,12 @@ def test_steps_are_given_ahead_of_those_looked_at(
 
     return step, 1
 
-  monkeypatch.setattr(compilation, "compile_step", compile_step)
+  monkeypatch.setattr(train_step, "compile_step", compile_step)
   debug_config.train.steps = 8
-  debug_config.train.sheet_every = 100
+  debug_config.train.image_grid_every = 100
   debug_config.checkpoint.every = 6
   debug_config.checkpoint.best_metric = ""
-  debug_config.validation.scenes = debug_config.train.sheet_scenes = 0
+  debug_config.validation.scenes = debug_config.train.image_grid_scenes = 0
   loop.train_and_evaluate(debug_config, str(tmp_path), ONE)
   given, looked = (
     [i for i, (k, _) in enumerate(events) if k == kind]

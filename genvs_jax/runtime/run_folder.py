@@ -23,7 +23,7 @@ class WorkdirInUseError(ValueError):
 
 
 @contextlib.contextmanager
-def locked(workdir: str, active: bool = True) -> Iterator[None]:
+def lock(workdir: str, active: bool = True) -> Iterator[None]:
   """Holds an OS file lock on the workdir, which ends with the process.
 
   Args:
@@ -45,9 +45,9 @@ def locked(workdir: str, active: bool = True) -> Iterator[None]:
     return
   folder = epath.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  lock = filelock.FileLock(folder / _LOCK_FILE)
+  file_lock = filelock.FileLock(folder / _LOCK_FILE)
   try:
-    lock.acquire(blocking=False)
+    file_lock.acquire(blocking=False)
   except filelock.Timeout:
     raise WorkdirInUseError(
       f"another run is writing into {workdir}: wait until it ends, or choose"
@@ -56,7 +56,7 @@ def locked(workdir: str, active: bool = True) -> Iterator[None]:
   try:
     yield
   finally:
-    lock.release()
+    file_lock.release()
 
 
 def describe(workdir: str, config: dict, params: dict) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genvs_jax.models import convolution
+from genvs_jax.runtime import cpu
 
 
 def plain(x, kernel):
@@ -30,7 +30,7 @@ def test_values_and_gradients(size, inputs, outputs):
   x = jax.random.normal(keys[0], (2, 6, 5, inputs))
   kernel = jax.random.normal(keys[1], (size, size, inputs, outputs))
   weight = jax.random.normal(keys[2], (2, 6, 5, outputs))
-  ours = convolution.pointwise if size == 1 else convolution.same
+  ours = cpu.pointwise if size == 1 else cpu.same
 
   def run(function):
     value, back = jax.vjp(function, x, kernel)
@@ -45,9 +45,9 @@ def test_bfloat16_is_summed_in_float32():
   """4096 ones in bfloat16 would stop growing at 256."""
   x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
   kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
-  _, back = jax.vjp(convolution.pointwise, x, kernel)
+  _, back = jax.vjp(cpu.pointwise, x, kernel)
   assert back(x)[1] == 4096
-  _, back = jax.vjp(convolution.same, x, jnp.ones((3, 3, 1, 1), jnp.bfloat16))
+  _, back = jax.vjp(cpu.same, x, jnp.ones((3, 3, 1, 1), jnp.bfloat16))
   assert back(x)[1][1, 1] == 4096
 
 
@@ -59,15 +59,17 @@ def test_only_wide_layers_that_keep_the_shape_change(monkeypatch, on_cpu):
 
   def is_xlas(width=128, **options) -> bool:
     x = jax.random.normal(jax.random.key(0), (1, 8, 8, width))
-    layer = convolution.Conv(width, **options)
+    layer = nn.Conv(width, **options)
     variables = layer.init(jax.random.key(1), x)
+
+    def apply(variables, x):
+      with cpu.convolutions_as_products():
+        return layer.apply(variables, x)
+
     np.testing.assert_allclose(
-      layer.apply(variables, x),
-      nn.Conv(width, **options).apply(variables, x),
-      atol=1e-5,
-      rtol=1e-5,
+      apply(variables, x), layer.apply(variables, x), atol=1e-5, rtol=1e-5
     )
-    jaxpr = jax.make_jaxpr(layer.apply)(variables, x)
+    jaxpr = jax.make_jaxpr(apply)(variables, x)
     return "custom_vjp" not in str(jaxpr)
 
   assert is_xlas(kernel_size=(3, 3), padding=1) != on_cpu

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from genvs_jax.evaluation import perceptual
+from genvs_jax.geometry import rendering
 from genvs_jax.images import metrics
 from genvs_jax.runtime import sharding
 
@@ -28,7 +29,6 @@ HIGHER_IS_BETTER = {
   "lpips_alex": False,
   "dists": False,
 }
-_OPAQUE = 0.5
 _PICTURES_AT_A_TIME = 16
 
 
@@ -90,8 +90,9 @@ class Scorer:
     total = len(arrays[0])
     results = []
     for first in range(0, total, _PICTURES_AT_A_TIME):
-      at = np.arange(first, first + _PICTURES_AT_A_TIME)
-      at = np.minimum(at, total - 1)
+      # The last batch is filled up with its last picture.
+      rows = sharding.pad_rows(total - first, _PICTURES_AT_A_TIME)
+      at = first + np.array(rows)
       piece = [
         a[at] / np.float32(255) if a.dtype == np.uint8 else a[at]
         for a in arrays
@@ -122,7 +123,7 @@ def depth_scores(
     distances: f32 [T,H,W], the truth, 0 beside the object.
   """
   mask = distances > 0
-  both = mask & (opacity > _OPAQUE)
+  both = mask & (opacity > rendering.OPAQUE)
   error = np.sum(np.abs(depth - distances) * both, (1, 2))
   count = np.sum(both, (1, 2))
   with np.errstate(invalid="ignore"):

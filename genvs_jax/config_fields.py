@@ -1,0 +1,338 @@
+"""What every field of a config decides, and what fields were called before.
+
+Whoever has to treat fields differently asks this table: a run that resumes, a
+warm start, a conversion, an override beside a checkpoint, a digest that tells
+results apart. Fields are named as on the command line, `section.field`; what
+they mean and their defaults stand in `configs/base.py`.
+"""
+
+import json
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+# What the weights mean: a checkpoint's own value holds wherever it is used.
+MEANING = "meaning"
+# What a state holds: a run resumes only if these are what they were.
+STATE = "state"
+# How a run trains; nothing about a checkpoint that is there.
+TRAINING = "training"
+# What a view drawn with a checkpoint looks like.
+PICTURE = "picture"
+# What is drawn and scored of a checkpoint, view by view the same pictures.
+SCORE = "score"
+# Where files lie, and how much is done at a time: changes no result.
+HANDLING = "handling"
+
+_FIELDS_BY_ROLE = {
+  MEANING: """
+    model.image_size model.image_range model.input_views model.volume_channels
+    model.depth_planes model.feature_channels
+    model.encoder.name model.encoder.norm model.encoder.trunk_width
+    model.encoder.stage_sizes model.encoder.decoder_width
+    model.field.width model.field.depth model.field.activation
+    model.field.density_activation model.field.feature_activation
+    model.field.skip model.field.aggregate
+    model.denoiser.name model.denoiser.channels model.denoiser.depths
+    model.denoiser.attention model.denoiser.embedding
+    model.denoiser.conditional model.denoiser.augmentation
+    frustum.kind frustum.near frustum.far frustum.min_near frustum.flip_input
+    diffusion.sigma_data diffusion.null_noise
+  """,
+  STATE: "objective.name optimizer.frozen train.ema",
+  TRAINING: """
+    model.denoiser.dropout
+    diffusion.log_mean diffusion.log_std diffusion.schedule
+    objective.denoising objective.weighting objective.rgb objective.rgb_input
+    objective.render_input objective.opacity objective.depth_prior
+    objective.depth_consistency objective.opacity_consistency
+    objective.first_view_world objective.augmentation
+    objective.augmentation_probability objective.input_noise_probability
+    objective.input_noise_max objective.conditioning_dropout
+    init_from.encoder init_from.field init_from.denoiser init_from.params
+    train.steps train.batch_size train.target_views train.accumulation
+    train.max_skipped train.ema_half_life train.ema_ramp_up train.ema_power
+    train.ema_max_decay
+    optimizer.encoder_rate optimizer.field_rate optimizer.denoiser_rate
+    optimizer.warmup optimizer.schedule optimizer.period optimizer.final_rate
+    optimizer.b1 optimizer.b2 optimizer.eps optimizer.weight_decay
+    optimizer.clip_norm
+    checkpoint.every checkpoint.keep_latest checkpoint.keep_every
+    checkpoint.best_metric validation.scenes validation.sigmas
+  """,
+  PICTURE: """
+    seed model.resize model.dtype
+    rendering.size rendering.coarse_samples rendering.fine_samples
+    rendering.upsampling
+    sampler.name sampler.steps sampler.sigma_min sampler.sigma_max
+    sampler.churn sampler.noise_scale sampler.params sampler.guidance
+    sampler.guidance_interval
+  """,
+  SCORE: """
+    rollout.policy rollout.random_views rollout.nearest_views
+    rollout.bank_dtype
+    sample.split sample.scene sample.scenes sample.input_views sample.path
+    sample.frames sample.elevation sample.unconditional sample.trajectories
+    sample.mesh_resolution sample.mesh_level
+    photos.fit photos.axes photos.poses photos.scale photos.elevation
+    photos.distance photos.fov
+    evaluate.split evaluate.input_views evaluate.targets evaluate.spread_views
+    evaluate.min_angle evaluate.samples evaluate.baselines evaluate.pictures
+  """,
+  HANDLING: """
+    modes compilation_cache compilation_cache_gib mesh.replicas mesh.shards
+    data.dataset data.data_dir data.source data.url data.near data.far
+    data.workers data.threads data.prefetch
+    data.synthetic.train_scenes data.synthetic.validation_scenes
+    data.synthetic.test_scenes data.synthetic.views data.synthetic.image_size
+    data.synthetic.seed
+    model.encoder.remat model.denoiser.remat rendering.rays_per_chunk
+    train.log_every train.image_grid_every train.image_grid_scenes
+    train.profile
+    rollout.bank_gib sample.fps
+    evaluate.scenes evaluate.rollouts evaluate.metric_weights
+    evaluate.batch_size evaluate.batch_views
+  """,
+}
+ROLES = {
+  field: role
+  for role, fields in _FIELDS_BY_ROLE.items()
+  for field in fields.split()
+}
+
+# Sections that a checkpoint brings along when it is used; the others are
+# those of --config.
+CHECKPOINT_SECTIONS = ("model", "frustum", "rendering", "diffusion")
+
+# Fields of what the weights mean that no array's shape shows, by the parts
+# that a warm start must find agreed.
+_BOTH = ("encoder", "field")
+_AGREED = {
+  "model.image_range": ("encoder", "field", "denoiser"),
+  "diffusion.sigma_data": ("denoiser",),
+  "frustum.kind": _BOTH,
+  "frustum.flip_input": _BOTH,
+  "frustum.near": _BOTH,
+  "frustum.far": _BOTH,
+  "frustum.min_near": _BOTH,
+  "model.field.skip": ("field",),
+  "model.field.aggregate": ("field",),
+  "model.field.activation": ("field",),
+  "model.field.density_activation": ("field",),
+  "model.field.feature_activation": ("field",),
+}
+
+# A field has an effect only if another one, its selector, is one of some
+# values.
+_ACTS_IF = {
+  "data.near": ("data.dataset", ("folder",)),
+  "data.far": ("data.dataset", ("folder",)),
+  "model.encoder.decoder_width": ("model.encoder.name", ("resnet34_unet",)),
+  "model.denoiser.augmentation": ("model.denoiser.name", ("ddpmpp",)),
+  "frustum.near": ("frustum.kind", ("near_far",)),
+  "frustum.far": ("frustum.kind", ("near_far",)),
+  "frustum.min_near": ("frustum.kind", ("unit_cube",)),
+  "train.ema_half_life": ("train.ema", ("half_life",)),
+  "train.ema_ramp_up": ("train.ema", ("half_life",)),
+  "train.ema_power": ("train.ema", ("inverse_power",)),
+  "train.ema_max_decay": ("train.ema", ("inverse_power",)),
+  "optimizer.period": ("optimizer.schedule", ("cosine", "cosine_restarts")),
+  "optimizer.final_rate": ("optimizer.schedule", ("cosine", "cosine_restarts")),
+  "sampler.churn": ("sampler.name", ("euler", "heun")),
+  "sampler.noise_scale": ("sampler.name", ("euler", "heun")),
+  "rollout.random_views": ("rollout.policy", ("reference",)),
+  "rollout.nearest_views": ("rollout.policy", ("nearest",)),
+  "sample.elevation": ("sample.path", ("orbit",)),
+  "evaluate.spread_views": ("evaluate.targets", ("spread",)),
+  "evaluate.min_angle": ("evaluate.targets", ("spread",)),
+} | {
+  f"objective.{name}": ("objective.name", objectives)
+  for objectives, names in (
+    (
+      ("joint", "nerf"),
+      "rgb rgb_input render_input opacity depth_prior depth_consistency"
+      " opacity_consistency first_view_world input_noise_probability"
+      " input_noise_max",
+    ),
+    (("joint",), "denoising conditioning_dropout"),
+    (("joint", "diffusion"), "weighting augmentation augmentation_probability"),
+  )
+  for name in names.split()
+}
+
+# Names of fields in configs that older versions wrote, and what they are now.
+RENAMED = {
+  "diffusion.moves": "diffusion.schedule",
+  "diffusion.unconditional": "diffusion.null_noise",
+  "objective.weights": "objective.weighting",
+  "objective.depth": "objective.depth_prior",
+  "objective.augmentation_kinds": "objective.augmentation_probability",
+  "init_from.weights": "init_from.params",
+  "train.sheet_every": "train.image_grid_every",
+  "train.sheet_scenes": "train.image_grid_scenes",
+  "sampler.weights": "sampler.params",
+  "sample.progress": "sample.trajectories",
+  "evaluate.weights": "evaluate.metric_weights",
+  "evaluate.spread": "evaluate.spread_views",
+}
+# Values that were renamed with them.
+_RENAMED_VALUES = {
+  "init_from.params": {"params": "raw"},
+  "sampler.params": {"params": "raw"},
+}
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+  """{"section.field": value} as plain JSON types; tuples become lists."""
+  fields: dict[str, Any] = {}
+
+  def visit(tree: Mapping[str, Any], prefix: str) -> None:
+    for name, value in tree.items():
+      if isinstance(value, Mapping):
+        visit(value, f"{prefix}{name}.")
+      else:
+        fields[prefix + name] = value
+
+  visit(to_dict(config), "")
+  return fields
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """A config as plain JSON types."""
+  if isinstance(config, ml_collections.ConfigDict):
+    return json.loads(config.to_json())
+  return dict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The inverse of `to_dict`: lists become tuples, old names today's."""
+
+  def tuples(value):
+    if isinstance(value, dict):
+      return {k: tuples(v) for k, v in value.items()}
+    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+  config = ml_collections.ConfigDict(tuples(values))
+  for old, new in RENAMED.items():
+    section, _, field = old.rpartition(".")
+    parent = config.get(section)
+    if parent is not None and field in parent:
+      value = parent[field]
+      del parent[field]
+      known = _RENAMED_VALUES.get(new, {})
+      parent[new.rpartition(".")[2]] = known.get(value, value)
+  return config
+
+
+def of_roles(config: Any, *roles: str) -> dict[str, Any]:
+  """{"section.field": value} of the fields that have one of some roles."""
+  return {k: v for k, v in flatten(config).items() if ROLES[k] in roles}
+
+
+def changed(config: Any, stored: Any) -> tuple[list[str], list[str]]:
+  """How a config differs from that of a checkpoint whose run is to go on.
+
+  Returns:
+    differences that forbid it, and the others, each as "name = value of the
+    checkpoint, here value". Fields that one of the two lacks are left out.
+  """
+  ours, theirs = flatten(config), flatten(stored)
+  forbidden, allowed = [], []
+  for name in sorted(ours.keys() & theirs.keys()):
+    if ours[name] == theirs[name]:
+      continue
+    fixed = ROLES[name] in (MEANING, STATE)
+    if name == "train.ema":
+      # Averages by different rules are interchangeable; having none is not.
+      fixed = "none" in (ours[name], theirs[name])
+    difference = f"{name} = {theirs[name]!r}, here {ours[name]!r}"
+    (forbidden if fixed else allowed).append(difference)
+  return forbidden, allowed
+
+
+def disagreements(
+  config: Any, stored: Any, part: str
+) -> dict[str, tuple[Any, Any]]:
+  """{field: (value here, value there)} that keep a part from being taken over.
+
+  Args:
+    config: of the run that starts.
+    stored: of the checkpoint that the part comes from.
+    part: encoder, field or denoiser.
+  """
+  ours, theirs = flatten(config), flatten(stored)
+  return {
+    name: (ours[name], theirs[name])
+    for name, parts in _AGREED.items()
+    if part in parts and acts(config, name) and ours[name] != theirs[name]
+  }
+
+
+def acts(config: Any, field: str) -> bool:
+  """Whether a field has an effect, or its selector makes it idle."""
+  if field not in _ACTS_IF:
+    return True
+  selector, values = _ACTS_IF[field]
+  return flatten(config)[selector] in values
+
+
+def check_overrides(config: Any, overrides: Iterable[str]) -> None:
+  """Refuses fields that were set and have no effect.
+
+  Args:
+    config: with the overrides in it.
+    overrides: names of the fields that were set.
+
+  Raises:
+    ValueError: names the first such field and what would give it an effect.
+  """
+  for field in overrides:
+    if not acts(config, field):
+      selector, values = _ACTS_IF[field]
+      names = " or ".join(repr(v) for v in values)
+      raise ValueError(
+        f"{field} has no effect with {selector} ="
+        f" {flatten(config)[selector]!r}: leave it out, or set {selector} to"
+        f" {names}"
+      )
+
+
+def with_checkpoint(
+  config: ml_collections.ConfigDict,
+  stored: ml_collections.ConfigDict,
+  overrides: Iterable[str],
+) -> ml_collections.ConfigDict:
+  """The config with which a checkpoint is used.
+
+  What the weights mean is the checkpoint's; how they are rendered and in which
+  precision too, unless it is overridden; everything else is `config`'s.
+
+  Args:
+    config: of the command.
+    stored: of the checkpoint.
+    overrides: names of the fields of `config` that were set by hand.
+
+  Raises:
+    ValueError: for an override that contradicts what the weights mean.
+  """
+  used = config.copy_and_resolve_references()
+  for section in CHECKPOINT_SECTIONS:
+    used[section] = stored[section]
+  used = used.copy_and_resolve_references()
+  ours, theirs = flatten(config), flatten(stored)
+  for field in overrides:
+    if field.split(".")[0] not in CHECKPOINT_SECTIONS:
+      continue
+    if ROLES[field] == MEANING and ours[field] != theirs[field]:
+      raise ValueError(
+        f"{field} is {ours[field]!r}, but the checkpoint's weights were trained"
+        f" with {theirs[field]!r}: leave it out"
+      )
+    *path, name = field.split(".")
+    target, source = used, config
+    for step in path:
+      target, source = target[step], source[step]
+    target[name] = source[name]
+  return used

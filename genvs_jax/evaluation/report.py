@@ -1,0 +1,114 @@
+"""The summary of an evaluation: results, table and grid of pictures."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from genvs_jax.evaluation import image_scores
+from genvs_jax.evaluation import perceptual
+from genvs_jax.evaluation import score_files
+from genvs_jax.evaluation import summary
+from genvs_jax.evaluation.perceptual import distances
+from genvs_jax.images import encoding
+from genvs_jax.images import grids
+from genvs_jax.runtime import files
+
+
+def summarise(
+  config,
+  scorer: image_scores.Scorer,
+  store: score_files.Store,
+  lines: Sequence[dict[str, Any]],
+  rollouts: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+  """Writes scores.jsonl, table.md and grid.png, and returns the results.
+
+  Args:
+    config: evaluate and model are read from it.
+    scorer: that scored.
+    store: of the scores.
+    lines: of the scenes.
+    rollouts: consistency scores of scenes.
+  """
+  statistics: dict[str, distances.FeatureStatistics] = {}
+  if scorer.has_fid:
+    for line in lines:
+      for row, features in store.features(line["scene"]).items():
+        statistics.setdefault(row, distances.FeatureStatistics()).add(features)
+  truth = statistics.pop("truth", None)
+
+  def fid(row: str) -> float | None:
+    if row not in statistics or truth is None or truth.count < 2:
+      return None
+    return distances.frechet(statistics[row], truth)
+
+  rows = summary.summarise(lines, rollouts, fid)
+  views = sum(len(line["views"]) for line in lines)
+  results: dict[str, Any] = {
+    "rows": rows,
+    "scenes": len(lines),
+    "views": views,
+    "split": config.evaluate.split,
+    "input_views": list(config.evaluate.input_views),
+    "targets": config.evaluate.targets,
+    "image_size": config.model.image_size,
+    "samples": config.evaluate.samples,
+    "left_out": scorer.left_out,
+    "folder": str(store.folder),
+  }
+  if rollouts:
+    results["rollouts"] = {
+      "scenes": len(rollouts),
+      "frames": rollouts[0]["frames"],
+    }
+  if truth is not None:
+    results["fid"] = {"flavour": perceptual.FID_FLAVOUR, "images": views}
+  for line, rollout in zip(lines, rollouts, strict=False):
+    line["rollout"] = rollout
+  text = "".join(json.dumps(x) + "\n" for x in [*lines, {"dataset": results}])
+  files.write_whole(store.folder / "scores.jsonl", text.encode())
+  files.write_whole(store.folder / "table.md", f"{table(results)}\n".encode())
+  grid = encoding.png(_grid(store.read_examples()))
+  files.write_whole(store.folder / "grid.png", grid)
+  return results
+
+
+def table(results: dict[str, Any]) -> str:
+  """The scores as a Markdown table, with what they were measured on."""
+  inputs = results["input_views"]
+  word = "view" if len(inputs) == 1 else "views"
+  notes = [
+    f"{results['views']} views of {results['scenes']} scenes of split"
+    f" {results['split']}, {results['image_size']}x{results['image_size']};"
+    f" input {word} {', '.join(map(str, inputs))}; targets:"
+    f" {results['targets']}."
+  ]
+  if "fid" in results:
+    fid = results["fid"]
+    notes.append(f"FID over {fid['images']} pictures: {fid['flavour']}.")
+  if "rollouts" in results:
+    rollouts = results["rollouts"]
+    notes.append(
+      f"Reprojection and field fit over rollouts of {rollouts['frames']} frames"
+      f" of {rollouts['scenes']} scenes."
+    )
+  if results["left_out"]:
+    metrics = ", ".join(results["left_out"])
+    notes.append(f"Left out, because their weights are missing: {metrics}.")
+  rows = summary.table(results["rows"], results["samples"])
+  return rows + "\n\n" + " ".join(notes)
+
+
+def _grid(examples: Sequence[dict[str, np.ndarray]]) -> np.ndarray:
+  """Truth, render and sample of the first targets, three rows a scene."""
+  rows = []
+  for i, scene in enumerate(examples):
+    inputs = list(scene["inputs"])
+    blank = [np.full_like(image, 255) for image in inputs]
+    rows.append((f"scene {i}", [*inputs, *scene["truth"]]))
+    rows.append(("RGB render", [*blank, *scene["render"]]))
+    if "sample" in scene:
+      rows.append(("sample", [*blank, *scene["sample"]]))
+  return grids.image_grid(rows)

@@ -1,0 +1,140 @@
+"""From a config to a `pipeline.Model`: networks and frusta chosen by name."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from genvs_jax.geometry import cameras
+from genvs_jax.geometry import rendering
+from genvs_jax.models import ddpmpp
+from genvs_jax.models import deeplabv3plus
+from genvs_jax.models import image_v1
+from genvs_jax.models import layers
+from genvs_jax.models import pipeline
+from genvs_jax.models import radiance_field
+from genvs_jax.models import resnet
+from genvs_jax.runtime import messages
+
+NULL_NOISES = ("normal", "uniform")
+
+
+def build_model(config) -> pipeline.Model:
+  """The model that a config describes.
+
+  Raises:
+    ValueError: if sizes or names do not fit together.
+  """
+  null_noise = config.diffusion.null_noise
+  messages.check_choice("diffusion.null_noise", null_noise, NULL_NOISES)
+  if len(config.model.image_range) != 2:
+    raise ValueError(
+      f"model.image_range is {config.model.image_range}, expected (low, high)"
+    )
+  size = config.model.image_size
+  if size % 32:
+    raise ValueError(
+      f"model.image_size is {size}, expected a multiple of 32 (the encoder"
+      " halves it five times)"
+    )
+  return pipeline.Model(
+    encoder=build_encoder(config),
+    field=build_field(config),
+    denoiser=build_denoiser(config),
+    frustum=build_frustum(config),
+    counts=rendering.SampleCounts(
+      config.rendering.coarse_samples, config.rendering.fine_samples
+    ),
+    image_size=size,
+    render_size=config.rendering.size,
+    image_range=tuple(config.model.image_range),
+    flip_input=config.frustum.flip_input,
+    upsampling=config.rendering.upsampling,
+    rays_per_chunk=config.rendering.rays_per_chunk,
+    sigma_data=config.diffusion.sigma_data,
+    # Without features the denoiser draws any object.
+    denoiser_features=(
+      config.model.feature_channels if config.model.denoiser.conditional else 0
+    ),
+    null_noise=null_noise,
+  )
+
+
+def build_encoder(config) -> nn.Module:
+  """The encoder of `config.model`: [n,H,W,3] -> [n,H,W,D,C]."""
+  encoder = config.model.encoder
+  messages.check_choice("model.encoder.name", encoder.name, ENCODERS)
+  messages.check_choice("model.encoder.norm", encoder.norm, layers.NORMS)
+  return ENCODERS[encoder.name](encoder)(
+    channels=config.model.volume_channels,
+    depth_planes=config.model.depth_planes,
+    trunk_width=encoder.trunk_width,
+    stage_sizes=tuple(encoder.stage_sizes),
+    norm=encoder.norm,
+    remat=encoder.remat,
+    dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def build_field(config) -> radiance_field.RadianceField:
+  """The radiance field of `config.model`."""
+  field = config.model.field
+  messages.check_choice(
+    "model.field.aggregate", field.aggregate, radiance_field.AGGREGATES
+  )
+  for name in ("activation", "density_activation", "feature_activation"):
+    messages.check_choice(
+      f"model.field.{name}", field[name], radiance_field.ACTIVATIONS
+    )
+  return radiance_field.RadianceField(
+    features=config.model.feature_channels,
+    width=field.width,
+    depth=field.depth,
+    activation=field.activation,
+    density_activation=field.density_activation,
+    feature_activation=field.feature_activation,
+    aggregate=field.aggregate,
+    skip=field.skip,
+    dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def build_denoiser(config) -> nn.Module:
+  """The denoiser of `config.model`."""
+  denoiser = config.model.denoiser
+  messages.check_choice("model.denoiser.name", denoiser.name, DENOISERS)
+  return DENOISERS[denoiser.name](denoiser)(
+    channels=tuple(denoiser.channels),
+    depths=tuple(denoiser.depths),
+    attention=tuple(denoiser.attention),
+    embedding=denoiser.embedding,
+    dropout=denoiser.dropout,
+    remat=denoiser.remat,
+    dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def build_frustum(config) -> cameras.Frustum:
+  """From `config.frustum` and `config.model.image_size`."""
+  frustum = config.frustum
+  messages.check_choice("frustum.kind", frustum.kind, FRUSTA)
+  if frustum.kind == "unit_cube":
+    return cameras.UnitCube(frustum.min_near)
+  size = config.model.image_size
+  return cameras.NearFar(frustum.near, frustum.far, (size, size))
+
+
+# By name: options of the config -> a constructor that lacks the common ones.
+ENCODERS = {
+  "resnet34_unet": lambda options: functools.partial(
+    resnet.ResNetUNet, decoder_width=options.decoder_width
+  ),
+  "deeplabv3plus": lambda options: deeplabv3plus.DeepLabV3Plus,
+}
+DENOISERS = {
+  "image_v1": lambda options: image_v1.ImageV1,
+  "ddpmpp": lambda options: functools.partial(
+    ddpmpp.DDPMpp, augmentation=options.augmentation
+  ),
+}
+FRUSTA = ("near_far", "unit_cube")

@@ -1,0 +1,247 @@
+"""What `launch.py` can do: a function for each mode.
+
+A mode takes a `Command` and returns the lines that are printed at its end.
+What it needs is imported when it runs: a wrong flag is answered at once.
+"""
+
+import importlib
+import json
+from typing import Any
+from typing import NamedTuple
+
+import ml_collections
+from absl import logging
+
+from genvs_jax import config_fields
+from genvs_jax.runtime import console
+
+
+class Command(NamedTuple):
+  """A command as it was typed.
+
+  Attributes:
+    config: of --config with its overrides.
+    config_file: its path.
+    overrides: names of the fields that were set one by one.
+    workdir: folder of the run.
+    checkpoint: to use instead of the workdir's.
+    step: of the checkpoint; None for the newest.
+    skip_bad_scenes: prepare: leave unreadable scenes out.
+    images: sample: the user's own pictures.
+    limit: evaluate: most scenes, 0 for all.
+    export: sample: "ply" or "".
+    started: `time.monotonic()` at the start.
+  """
+
+  config: Any
+  config_file: str
+  overrides: tuple[str, ...]
+  workdir: str
+  checkpoint: str | None
+  step: int | None
+  skip_bad_scenes: bool
+  images: str
+  limit: int
+  export: str
+  started: float
+
+
+def run(command: Command, names: tuple[str, ...]) -> list[str]:
+  """Runs modes one after another."""
+  from genvs_jax.runtime import compilation_cache  # noqa: PLC0415
+
+  config = command.config
+  config_fields.check_overrides(config, command.overrides)
+  compilation_cache.enable(
+    config.compilation_cache, config.compilation_cache_gib
+  )
+  return [line for name in names for line in MODES[name](command)]
+
+
+def connect(
+  names: tuple[str, ...],
+  address: str | None,
+  count: int | None,
+  index: int | None,
+) -> None:
+  """Joins the other processes of a run; see `processes.connect`."""
+  if names not in (("train",), ("evaluate",)):
+    raise ValueError(
+      "--distributed is for --mode=train and --mode=evaluate, found"
+      f" {', '.join(names)}: do the rest in one process"
+    )
+  from genvs_jax.runtime import processes  # noqa: PLC0415
+
+  processes.connect(address, count, index)
+
+
+def prepare(command: Command) -> list[str]:
+  """Builds the dataset."""
+  from genvs_jax.data import datasets  # noqa: PLC0415
+
+  folder = datasets.prepare(
+    command.config, command.workdir, command.skip_bad_scenes
+  )
+  return [f"dataset      {folder}"]
+
+
+def train(command: Command) -> list[str]:
+  """Trains, or resumes training.
+
+  Raises:
+    StoppedError: if SIGTERM ended it.
+  """
+  from genvs_jax.runtime import cpu  # noqa: PLC0415
+  from genvs_jax.runtime import processes  # noqa: PLC0415
+  from genvs_jax.training import loop  # noqa: PLC0415
+
+  config, workdir = command.config, command.workdir
+  processes.report_devices()
+  cpu.keep_freed_memory()
+  with processes.ending_at_once():
+    state = loop.train_and_evaluate(config, workdir)
+  if int(state.step) < config.train.steps:
+    raise console.StoppedError(
+      f"stopped after step {int(state.step)} of {config.train.steps}, which is"
+      " saved: start the same command again to resume"
+    )
+  return [
+    f"checkpoints  {workdir}/checkpoints",
+    f"metrics      {workdir}/metrics.jsonl (tensorboard --logdir={workdir})",
+    f"image grids  {workdir}/image_grids",
+    f"train on     python launch.py --mode=train --config={command.config_file}"
+    f" --workdir={workdir} --config.train.steps={2 * config.train.steps}",
+  ]
+
+
+def evaluate(command: Command) -> list[str]:
+  """Scores a checkpoint."""
+  import jax  # noqa: PLC0415
+
+  from genvs_jax.evaluation import evaluate as evaluation  # noqa: PLC0415
+  from genvs_jax.evaluation import report  # noqa: PLC0415
+  from genvs_jax.runtime import processes  # noqa: PLC0415
+
+  loaded, config = _load(command)
+  with processes.ending_at_once():
+    results = evaluation.evaluate(
+      config, loaded.model, loaded.variables, command.workdir, command.limit
+    )
+  if jax.process_index():
+    return []  # the first process writes and prints
+  path = evaluation.write_results(
+    command.workdir, results, loaded.step, command.started
+  )
+  print(f"\nstep {loaded.step}\n{report.table(results)}")
+  folder = results["folder"]
+  return [
+    f"scores       {path}, {folder}/scores.jsonl, {folder}/table.md",
+    f"scored views {folder}/grid.png",
+  ]
+
+
+def sample(command: Command) -> list[str]:
+  """Draws scenes along a path."""
+  from genvs_jax.sampling import sample_scenes  # noqa: PLC0415
+
+  loaded, config = _load(command)
+  written = sample_scenes.sample(
+    config,
+    loaded.model,
+    loaded.variables,
+    command.workdir,
+    command.images,
+    command.export,
+  )
+  label = "turntable   " if "mp4" in written else "pictures    "
+  source = f" --checkpoint={command.checkpoint}" if command.checkpoint else ""
+  return [
+    f"{label} {', '.join(map(str, written.values()))}",
+    f"another one  python launch.py --mode=sample"
+    f" --config={command.config_file} --workdir={command.workdir}{source}"
+    " --config.sample.scene=1",
+  ]
+
+
+def convert(
+  command: Command, source: str, output: str | None, keep_optimizer: bool
+) -> list[str]:
+  """Converts a PyTorch file.
+
+  Args:
+    command: its config is optional, and its overrides must not contradict
+      what the file is.
+    source: the PyTorch file.
+    output: workdir that receives the checkpoint (metrics' weights: folder).
+    keep_optimizer: Adam's moments too.
+  """
+  from genvs_jax.convert import checkpoint  # noqa: PLC0415
+  from genvs_jax.convert import metric_weights  # noqa: PLC0415
+  from genvs_jax.convert import recognize  # noqa: PLC0415
+  from genvs_jax.convert import torch_file  # noqa: PLC0415
+
+  content = torch_file.read(source)
+  if metric_weights.recognize(content):
+    return metric_weights.convert(content, source, output or "auto")
+  if not output:
+    raise ValueError("--output must be given")
+  file = checkpoint.from_content(content, source)
+  config, config_file = command.config, command.config_file
+  if config is None:
+    name = recognize.recipe(file.identity, source)
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config_file = f"configs/{name}.py"
+  config = _with_fields(config, file.identity.fields, command.overrides)
+  lines = checkpoint.convert(file, config, output, keep_optimizer)
+  return [
+    *lines,
+    f"checkpoint   {output}/checkpoints/0",
+    f"sample       python launch.py --mode=sample --config={config_file}"
+    f" --checkpoint={output} --workdir=DIR",
+  ]
+
+
+def _with_fields(
+  config: ml_collections.ConfigDict,
+  fields: dict[str, Any],
+  overrides: tuple[str, ...],
+) -> ml_collections.ConfigDict:
+  """A config with the fields that follow from what a file is."""
+  ours = config_fields.flatten(config)
+  for name, value in fields.items():
+    theirs = json.loads(json.dumps(value))
+    if name in overrides and ours[name] != theirs:
+      raise ValueError(
+        f"{name} is {ours[name]!r}, but the file's weights mean {theirs!r}:"
+        " leave it out"
+      )
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def _load(command: Command):
+  """The checkpoint to use, and the config that it is used with."""
+  from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
+  from genvs_jax.models import builders  # noqa: PLC0415
+  from genvs_jax.runtime import cpu  # noqa: PLC0415
+  from genvs_jax.runtime import processes  # noqa: PLC0415
+
+  processes.report_devices()
+  cpu.keep_freed_memory()
+  path = command.checkpoint or command.workdir
+  loaded = pretrained.load(path, command.step, command.config.sampler.params)
+  logging.info("restored step %d from %s", loaded.step, path)
+  config = config_fields.with_checkpoint(
+    command.config, loaded.config, command.overrides
+  )
+  # Overrides of how a checkpoint is used may change the model around weights.
+  loaded = loaded._replace(config=config, model=builders.build_model(config))
+  return loaded, config
+
+
+MODES = {
+  "prepare": prepare,
+  "train": train,
+  "evaluate": evaluate,
+  "sample": sample,
+}

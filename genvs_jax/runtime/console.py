@@ -1,0 +1,73 @@
+"""What a command says: errors as one sentence, results at the end.
+
+Nothing here imports JAX, so that a wrong flag is answered at once.
+"""
+
+import logging as logging_module
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app
+from absl import logging
+
+
+class StoppedError(Exception):
+  """A mode ended early, on request; its text says how to resume."""
+
+
+class _OwnNotes(logging_module.Filter):
+  """Lets warnings of all through, and notes of this project alone."""
+
+  def filter(self, record: logging_module.LogRecord) -> bool:
+    if "site-packages" not in record.pathname:
+      return True
+    expected = "Using custom data configuration" in record.getMessage()
+    return record.levelno >= logging_module.WARNING and not expected
+
+
+def hide_library_notes() -> None:
+  """Keeps what libraries note of their work out of the log."""
+  logging.get_absl_handler().addFilter(_OwnNotes())
+
+
+def report(command: Callable[[], list[str]]) -> int:
+  """Runs a command, prints the lines that it returns or one error sentence.
+
+  Returns:
+    the exit code.
+  """
+  try:
+    lines = command()
+  except StoppedError as stopped:
+    print(f"\n{stopped}")
+    return 0
+  except (ValueError, OSError, FloatingPointError) as error:
+    logging.debug("traceback", exc_info=True)
+    print(f"error: {error}", file=sys.stderr)
+    print("(--verbosity=1 shows where it was raised)", file=sys.stderr)
+    return 1
+  print("\n" + "\n".join(lines))
+  return 0
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; an unknown config field is one sentence, not a traceback."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as error:
+    unknown, *nearest = re.findall(
+      r"""['"]([\w.]+)['"]""", str(error).replace("\\", "")
+    ) or ["?"]
+    args = (a.split("=")[0] for a in argv if a.startswith("--config."))
+    flag = next((a for a in args if unknown in a.split(".")), unknown)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    sys.exit(f"error: {flag}: the config has no field {unknown!r}{hint}")
+
+
+def flag_value(name: str) -> str:
+  """The value of a flag as it was typed, in capitals if it was not."""
+  for arg in sys.argv:
+    if arg.startswith(f"--{name}="):
+      return arg.partition("=")[2]
+  return name.upper()

@@ -1,0 +1,269 @@
+"""The state of a run, and the step that changes it.
+
+From disk to checkpoint, a batch takes these steps; the middle ones are the
+function `train_step` inside `build_train_step`:
+
+  1  a record per scene is read, and the chosen views decoded  data/loading
+  2  records are shuffled and batched, as (seed, step) say     data/loading
+  3  each process puts its rows on its devices                 runtime/sharding
+  4  parameters are gathered, whole on every device            train_step
+  5  input views become frustum volumes                        pipeline.encode
+  6  target rays become feature images          pipeline.render_features
+  7  noisy targets are denoised                                pipeline.predict
+  8  losses, gradient, scatter, AdamW, EMA                     train_step
+  9  norms and losses go to the log                            train_step, loop
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from genvs_jax.models import pipeline
+from genvs_jax.runtime import cpu
+from genvs_jax.runtime import flops
+from genvs_jax.runtime import memory
+from genvs_jax.runtime import sharding
+from genvs_jax.training import objectives
+from genvs_jax.training import optimizers
+from genvs_jax.training import randomness
+
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a checkpoint holds: arrays alone, neither key nor iterator.
+
+  Attributes:
+    step: i32, steps taken; randomness and data order follow from it.
+    params: trained parameters by part.
+    ema: their exponential moving average; {} if the run has none.
+    buffers: running statistics and constants by part.
+    opt_state: optimizer state.
+    skipped: i32 [2], updates left out because the gradient was not finite:
+      all of them, and those in a row up to this step.
+  """
+
+  step: jax.Array
+  params: Any
+  ema: Any
+  buffers: Any
+  opt_state: Any
+  skipped: jax.Array
+
+  def variables(self, params: str) -> pipeline.Variables:
+    """For inference: with the averaged parameters, "ema", or the "raw" ones."""
+    chosen = self.ema if params == "ema" else self.params
+    return pipeline.join_variables(chosen, self.buffers)
+
+
+def init_state(config, model: pipeline.Model) -> TrainState:
+  """A fresh state, a function of `config.seed` alone."""
+  parts = pipeline.parts_of(config.objective.name)
+  params, buffers = pipeline.split_variables(
+    pipeline.init_variables(model, jax.random.key(config.seed), parts)
+  )
+  # Frozen parts have no optimizer state.
+  trained = optimizers.trained(params, config.optimizer.frozen)
+  has_ema = config.train.ema != "none"
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params) if has_ema else {},
+    buffers=buffers,
+    opt_state=optimizers.build_optimizer(config).init(trained),
+    skipped=jnp.zeros((2,), jnp.int32),
+  )
+
+
+def init_on_devices(
+  config, model: pipeline.Model, placement: Any = None
+) -> TrainState:
+  """`init_state`, compiled; `placement` is a sharding or a tree of them."""
+  return jax.jit(
+    lambda: init_state(config, model),
+    out_shardings=placement,
+    compiler_options=cpu.initialisation_options(),
+  )()
+
+
+def build_train_step(
+  config, model: pipeline.Model, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """(state, batch) -> (state, metrics): one update, for `compile_step`.
+
+  Written for the global batch, as if one device did it all; where arrays lie
+  is said by constraints alone, from which XLA makes the communication.
+
+  Args:
+    config: objective, optimizer, accumulation and EMA are read from it.
+    model: the model.
+    mesh: of devices; a copy of the state may be spread over several.
+  """
+  objective = objectives.OBJECTIVES[config.objective.name]
+  options = objectives.build_options(config)
+  optimizer = optimizers.build_optimizer(config)
+  ema_decay = optimizers.build_ema_decay(config)
+  frozen = tuple(config.optimizer.frozen)
+  place = jax.lax.with_sharding_constraint
+
+  def train_step(state: TrainState, batch: Batch):
+    keys = randomness.step_keys(config.seed, state.step, len(batch["images"]))
+
+    # 4. Gather: a copy of the state is spread over the mesh's shards between
+    # steps; here all of it is needed on every device.
+    params, buffers = place(
+      (state.params, state.buffers), sharding.replicated(mesh)
+    )
+
+    # 5-7. Loss and gradient, of the parts that are trained. Other parts and
+    # the running statistics are constants of the loss.
+    def loss_fn(trained, buffers, batch, keys):
+      variables = pipeline.join_variables({**params, **trained}, buffers)
+      return objective(model, options, variables, batch, keys)
+
+    grads, metrics, buffers = accumulate(
+      jax.grad(loss_fn, has_aux=True),
+      config.train.accumulation,
+      optimizers.trained(params, frozen),
+      buffers,
+      batch,
+      keys,
+    )
+
+    # 8. Scatter: the sum over devices, of which each keeps the part that it
+    # has of the state, and updates that.
+    grads = place(grads, sharding.split_state(mesh, grads))
+    trained = optimizers.trained(state.params, frozen)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = {**state.params, **optax.apply_updates(trained, updates)}
+    ema = {}
+    if ema_decay is not None:
+      rate = 1 - ema_decay(state.step)
+      ema = optax.incremental_update(params, state.ema, rate)
+
+    # A step whose gradient is not finite changes nothing but its count. The
+    # gradient alone decides: clipped and finite it gives a finite update, and
+    # if the update were asked too, each new array would be written twice,
+    # first to be asked and then to its place.
+    gradient_norms = _norms("gradient_norm", grads)
+    finite = jnp.isfinite(gradient_norms["gradient_norm"])
+    new = state.replace(
+      params=params, ema=ema, buffers=buffers, opt_state=opt_state
+    )
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    skipped, in_a_row = state.skipped
+    skipped, in_a_row = skipped + ~finite, jnp.where(finite, 0, in_a_row + 1)
+    new = new.replace(
+      step=state.step + 1, skipped=jnp.stack([skipped, in_a_row])
+    )
+
+    # 9. What the log shows beside the losses.
+    metrics |= {
+      **gradient_norms,
+      **_norms("update_norm", updates),
+      **_norms("parameter_norm", new.params),
+      "skipped": skipped,
+      "skipped_in_a_row": in_a_row,
+    }
+    return new, metrics
+
+  return train_step
+
+
+def compile_step(
+  config, model: pipeline.Model, mesh: jax.sharding.Mesh, state: TrainState
+) -> tuple[jax.stages.Compiled, int]:
+  """The compiled (state, batch) -> (state, metrics), and its operations.
+
+  Args:
+    config: see `configs/base.py`.
+    model: that it describes.
+    mesh: the devices.
+    state: placed on them, or its shapes.
+  """
+  state_shardings = sharding.split_state(mesh, state)
+  step = jax.jit(
+    build_train_step(config, model, mesh),
+    # The new state takes the memory of the old one.
+    donate_argnums=0,
+    in_shardings=(state_shardings, sharding.split_batch(mesh)),
+    out_shardings=(state_shardings, sharding.replicated(mesh)),
+    compiler_options=cpu.gradient_options(mesh.devices.flat[0].platform),
+  )
+  traced = step.trace(state, batch_spec(config))
+  operations = flops.count(traced.jaxpr)
+  compiled = traced.lower().compile()
+  logging.info(
+    "a step takes %.3g TFLOP and %.2f GiB on each device",
+    operations / 1e12,
+    memory.of_program(compiled) / 2**30,
+  )
+  return compiled, operations
+
+
+def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the global batches of training."""
+  count, size = config.train.batch_size, config.model.image_size
+  views = config.model.input_views + config.train.target_views
+  shapes = {
+    "images": ((count, views, size, size, 3), np.uint8),
+    "poses": ((count, views, 4, 4), np.float32),
+    "intrinsics": ((count, 4), np.float32),
+    "scene": ((count,), np.int32),
+  }
+  return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
+
+
+def accumulate(
+  gradient: Callable,
+  count: int,
+  trained: dict,
+  buffers: dict,
+  batch: Batch,
+  keys: randomness.StepKeys,
+) -> tuple[dict, dict[str, jax.Array], dict]:
+  """A gradient over `count` pieces of a batch, one after another.
+
+  The gradient and the metrics are means over the pieces, and running
+  statistics pass from piece to piece. Memory is that of one piece.
+
+  Args:
+    gradient: (trained, buffers, batch, keys) -> (gradient, (metrics, buffers)).
+    count: of pieces, which divides the batch.
+    trained: parameters of the parts that are trained.
+    buffers: of all parts.
+    batch: of B examples.
+    keys: of the step.
+
+  Returns:
+    the gradient, the metrics and the new buffers.
+  """
+  if count == 1:
+    grads, (metrics, buffers) = gradient(trained, buffers, batch, keys)
+    return grads, metrics, buffers
+
+  def add_piece(carry, piece):
+    total, buffers = carry
+    grads, (metrics, buffers) = gradient(trained, buffers, *piece)
+    return (jax.tree.map(jnp.add, total, grads), buffers), metrics
+
+  pieces = jax.tree.map(lambda x: randomness.interleave(x, count), batch)
+  zeros = jax.tree.map(jnp.zeros_like, trained)
+  (total, buffers), metrics = jax.lax.scan(
+    add_piece, (zeros, buffers), (pieces, keys.pieces(count))
+  )
+  grads = jax.tree.map(lambda x: x / count, total)
+  return grads, jax.tree.map(jnp.mean, metrics), buffers
+
+
+def _norms(name: str, tree: dict) -> dict[str, jax.Array]:
+  """The norm of all parts {part: tree} together, and of each."""
+  norms = {f"{name}/{part}": optax.global_norm(x) for part, x in tree.items()}
+  return {name: optax.global_norm(tree), **norms}
