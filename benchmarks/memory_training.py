@@ -20,6 +20,7 @@ from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 _VIEWS = 24  # of a scene
@@ -52,14 +53,14 @@ def train(
   checkpointer = checkpoints.Checkpointer(
     f"{scratch}/checkpoints", keep_every=10**9
   )
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  abstract = jax.eval_shape(lambda: startup.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   if checkpointer.steps():
     state = checkpointer.restore(
       checkpointer.steps()[-1], checkpoints.abstract_like(abstract, shardings)
     )
   else:
-    state = train_step.init_on_devices(config, model, shardings)
+    state = startup.init_on_devices(config, model, shardings)
   first_step = step = int(state.step)
   scenes = _scenes(pathlib.Path(scratch), "train", count, model.image_size)
   held_out = _scenes(pathlib.Path(scratch), "val", _HELD_OUT, model.image_size)

@@ -30,6 +30,7 @@ from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 from tfds_srn import synthetic
 
@@ -106,8 +107,8 @@ def _build_step(config, model: pipeline.Model) -> Program:
   mesh = sharding.make_mesh(
     replicas=config.mesh.replicas, shards=config.mesh.shards
   )
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
-  state = train_step.init_on_devices(
+  abstract = jax.eval_shape(lambda: startup.init_state(config, model))
+  state = startup.init_on_devices(
     config, model, sharding.split_state(mesh, abstract)
   )
   jax.block_until_ready(state)
@@ -127,10 +128,10 @@ def _build_step(config, model: pipeline.Model) -> Program:
 
 
 def _init(model: pipeline.Model, parts: tuple[str, ...]):
-  # A long program that runs once, see `train_step.init_on_devices`.
+  # A long program that runs once, see `startup.init_on_devices`.
   options = {"xla_backend_optimization_level": 0}
   return jax.jit(
-    lambda: pipeline.init_variables(model, jax.random.key(0), parts),
+    lambda: builders.init_variables(model, jax.random.key(0), parts),
     compiler_options=options if jax.default_backend() == "cpu" else None,
   )()
 

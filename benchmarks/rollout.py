@@ -27,7 +27,7 @@ from genvs_jax.models import builders
 from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import rollouts
-from genvs_jax.training import train_step
+from genvs_jax.training import startup
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
 
@@ -48,7 +48,7 @@ def main(argv):
     model, variables = loaded.model, loaded.variables
   else:
     model = builders.build_model(config)
-    state = train_step.init_on_devices(config, model)
+    state = startup.init_on_devices(config, model)
     variables = state.variables("raw")
   variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
   print(f"device  {jax.devices()[0].device_kind}")

@@ -15,7 +15,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import loading
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_step
+from genvs_jax.training import startup
 
 
 def time_data(name: str, data_dir: str) -> dict:
@@ -79,9 +79,9 @@ def _save_and_restore(config, folder: str, repeats: int) -> dict:
   mesh = sharding.make_mesh(
     replicas=config.mesh.replicas, shards=config.mesh.shards
   )
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  abstract = jax.eval_shape(lambda: startup.init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
-  state = train_step.init_on_devices(config, model, shardings)
+  state = startup.init_on_devices(config, model, shardings)
   jax.block_until_ready(state)
   values = config_fields.to_dict(config)
   waits, saves, restores = [], [], []

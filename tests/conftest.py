@@ -25,7 +25,7 @@ from configs import debug  # noqa: E402
 from genvs_jax.data import datasets  # noqa: E402
 from genvs_jax.models import builders  # noqa: E402
 from genvs_jax.training import loop  # noqa: E402
-from genvs_jax.training import train_step  # noqa: E402
+from genvs_jax.training import startup  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 _errors: list[tuple] = []
@@ -134,7 +134,7 @@ def drawing(debug_workdir):
   config = debug.get_config()
   config.data.data_dir = f"{debug_workdir}/data"
   model = builders.build_model(config)
-  state = train_step.init_on_devices(config, model)
+  state = startup.init_on_devices(config, model)
   kernel = state.params["denoiser"]["output"]["kernel"]
   state.params["denoiser"]["output"]["kernel"] = 0.1 * jax.random.normal(
     jax.random.key(0), kernel.shape

@@ -68,7 +68,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
     # Shapes alone; the state's own names of its two fields.
     abstract_params, abstract_buffers = jax.eval_shape(
       lambda: pipeline.split_variables(
-        pipeline.init_variables(
+        builders.init_variables(
           model, jax.random.key(0), pipeline.parts_of(config.objective.name)
         )
       )

@@ -27,6 +27,7 @@ from genvs_jax.convert import tensors_to_variables
 from genvs_jax.convert import torch_file
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 ConvertError = torch_file.ConvertError
@@ -215,7 +216,7 @@ def _state(
   """A state at step 0 with what the file holds, the rest freshly made."""
   variables, ema_variables = filled.variables, averaged.variables
   if filled.fresh:
-    state = jax.device_get(train_step.init_on_devices(config, model))
+    state = jax.device_get(startup.init_on_devices(config, model))
     initial = pipeline.join_variables(state.params, state.buffers)
     variables = _merge(initial, variables)
     ema_variables = _merge(initial, ema_variables)
@@ -223,7 +224,7 @@ def _state(
   ema = {}
   if config.train.ema != "none":
     ema, _ = pipeline.split_variables(ema_variables)
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  abstract = jax.eval_shape(lambda: startup.init_state(config, model))
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   if moments is not None:
     state = state.replace(opt_state=_with_moments(state.opt_state, moments))

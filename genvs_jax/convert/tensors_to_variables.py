@@ -12,6 +12,7 @@ from genvs_jax.convert import layouts
 from genvs_jax.convert import names
 from genvs_jax.convert import recognize
 from genvs_jax.convert import torch_file
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 
 Tensors = torch_file.Tensors
@@ -137,7 +138,7 @@ def leaf_shapes(
 ) -> dict[str, names.Leaves]:
   """{part: {path: shape}} of a model's variables."""
   abstract = jax.eval_shape(
-    lambda: pipeline.init_variables(model, jax.random.key(0), parts)
+    lambda: builders.init_variables(model, jax.random.key(0), parts)
   )
   shapes: dict[str, names.Leaves] = {}
   for part, tree in abstract.items():

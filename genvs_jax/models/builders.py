@@ -1,12 +1,15 @@
-"""From a config to a `pipeline.Model`: networks and frusta chosen by name."""
+"""From a config to a `pipeline.Model` and its first variables."""
 
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from genvs_jax.diffusion import augmentation
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import unit_cube
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
@@ -16,6 +19,8 @@ from genvs_jax.models import radiance_field
 from genvs_jax.models import resnet
 from genvs_jax.runtime import messages
 
+# What is folded into the key of initialisation; a part keeps its number.
+_INIT_NUMBERS = {"encoder": 0, "field": 1, "denoiser": 2}
 NULL_NOISES = ("normal", "uniform")
 
 
@@ -58,6 +63,32 @@ def build_model(config) -> pipeline.Model:
     ),
     null_noise=null_noise,
   )
+
+
+def init_variables(
+  model: pipeline.Model, key: jax.Array, parts: tuple[str, ...] = pipeline.PARTS
+) -> pipeline.Variables:
+  """Freshly initialised variables of some parts."""
+  size, channels = model.image_size, model.encoder.channels
+  image = jnp.zeros((1, size, size, 3))
+
+  def init(part: str):
+    part_key = jax.random.fold_in(key, _INIT_NUMBERS[part])
+    if part == "encoder":
+      return model.encoder.init(part_key, image, train=False)
+    if part == "field":
+      point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
+      return model.field.init(part_key, point, seen)
+    return model.denoiser.init(
+      part_key,
+      image,
+      jnp.ones((1,)),
+      jnp.zeros((1, size, size, model.denoiser_features)),
+      jnp.zeros((1, augmentation.LABEL_SIZE)),
+      train=False,
+    )
+
+  return {part: init(part) for part in parts}
 
 
 def build_encoder(config) -> nn.Module:
@@ -114,12 +145,12 @@ def build_denoiser(config) -> nn.Module:
   )
 
 
-def build_frustum(config) -> cameras.Frustum:
+def build_frustum(config) -> pipeline.Frustum:
   """From `config.frustum` and `config.model.image_size`."""
   frustum = config.frustum
   messages.check_choice("frustum.kind", frustum.kind, FRUSTA)
   if frustum.kind == "unit_cube":
-    return cameras.UnitCube(frustum.min_near)
+    return unit_cube.UnitCube(frustum.min_near)
   size = config.model.image_size
   return cameras.NearFar(frustum.near, frustum.far, (size, size))
 

@@ -20,11 +20,13 @@ from genvs_jax.diffusion import augmentation
 from genvs_jax.diffusion import edm
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import unit_cube
 from genvs_jax.models import layers
 from genvs_jax.runtime import cpu
 from genvs_jax.runtime import messages
 
 Variables = dict[str, dict[str, Any]]
+Frustum = cameras.NearFar | unit_cube.UnitCube
 PARTS = ("encoder", "field", "denoiser")
 # The parts that each objective needs; a state or a checkpoint has no others.
 _PARTS_OF_OBJECTIVE = {
@@ -32,8 +34,6 @@ _PARTS_OF_OBJECTIVE = {
   "nerf": ("encoder", "field"),
   "diffusion": ("denoiser",),
 }
-# What is folded into the key of initialisation; a part keeps its number.
-_INIT_NUMBERS = {"encoder": 0, "field": 1, "denoiser": 2}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -63,7 +63,7 @@ class Model:
   encoder: nn.Module
   field: nn.Module
   denoiser: nn.Module
-  frustum: cameras.Frustum
+  frustum: Frustum
   counts: rendering.SampleCounts
   image_size: int
   render_size: int
@@ -105,32 +105,6 @@ def parts_of(objective: str) -> tuple[str, ...]:
   """The parts of the model that an objective trains or freezes."""
   messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
   return _PARTS_OF_OBJECTIVE[objective]
-
-
-def init_variables(
-  model: Model, key: jax.Array, parts: tuple[str, ...] = PARTS
-) -> Variables:
-  """Freshly initialised variables of some parts."""
-  size, channels = model.image_size, model.encoder.channels
-  image = jnp.zeros((1, size, size, 3))
-
-  def init(part: str):
-    part_key = jax.random.fold_in(key, _INIT_NUMBERS[part])
-    if part == "encoder":
-      return model.encoder.init(part_key, image, train=False)
-    if part == "field":
-      point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
-      return model.field.init(part_key, point, seen)
-    return model.denoiser.init(
-      part_key,
-      image,
-      jnp.ones((1,)),
-      jnp.zeros((1, size, size, model.denoiser_features)),
-      jnp.zeros((1, augmentation.LABEL_SIZE)),
-      train=False,
-    )
-
-  return {part: init(part) for part in parts}
 
 
 def split_variables(variables: Variables) -> tuple[dict, dict]:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genvs_jax.diffusion import augmentation
 from genvs_jax.diffusion import edm
-from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import unit_cube
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.training import randomness
+from genvs_jax.training import warping
 
 WEIGHTINGS = ("learned", "edm")
 Batch = dict[str, jax.Array]
@@ -135,7 +135,7 @@ def rendering_losses(
   """Encodes the input views, renders the targets and compares."""
   views = options.input_views
   if options.first_view_world:
-    poses = jax.vmap(cameras.relative_to_first)(batch["poses"])
+    poses = jax.vmap(unit_cube.relative_to_first)(batch["poses"])
     batch = {**batch, "poses": poses}
   images = pipeline.from_uint8(batch["images"], model.image_range)
   targets = images[:, views:]
@@ -259,7 +259,15 @@ def denoising_loss(
     randomness.per_image(k, images_per_scene)
     for k in (keys.noise, keys.sigma, keys.conditioning, keys.augmentation)
   )
-  clean, features, augment_labels = augment(options, clean, features, warp_keys)
+  augment_labels = None
+  if options.augmentation:
+    clean, features, augment_labels = warping.augment(
+      clean,
+      features,
+      warp_keys,
+      options.augmentation,
+      options.augmentation_probability,
+    )
 
   # Classifier-free guidance needs a denoiser that also knows no features.
   coin_keys, null_keys = randomness.split(dropout_keys, 2)
@@ -280,35 +288,6 @@ def denoising_loss(
   if options.weighting == "edm":
     return edm.edm_loss(output, target)
   return edm.learned_variance_loss(output, target, log_variance)
-
-
-def augment(
-  options: Options, clean: jax.Array, features: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Warps images [B,H,W,3] and their features alike, example by example.
-
-  Returns:
-    both, and the augmentation labels [B,9].
-  """
-  if options.augmentation == 0:
-    labels = jnp.zeros((len(clean), augmentation.LABEL_SIZE))
-    return clean, features, labels
-  coin_keys, draw_keys = randomness.split(keys, 2)
-  is_warped = randomness.each(
-    jax.random.bernoulli, coin_keys, options.augmentation
-  )
-  warp = augmentation.warp_from_draws(
-    randomness.each(augmentation.draw, draw_keys),
-    options.augmentation_probability,
-  )
-  # A warp of zeros is the identity.
-  warp = jax.tree.map(lambda x: jnp.where(is_warped, x, 0.0), warp)
-  maps = augmentation.matrices(warp, *clean.shape[1:3])
-  return (
-    augmentation.apply(clean, maps),
-    augmentation.apply(features, maps),
-    augmentation.labels(warp),
-  )
 
 
 def rgb_error(features: jax.Array, images: jax.Array) -> jax.Array:

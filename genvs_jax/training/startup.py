@@ -10,9 +10,12 @@ from etils import epath
 from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import warm_start
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import cpu
 from genvs_jax.runtime import processes
 from genvs_jax.runtime import sharding
+from genvs_jax.training import optimizers
 from genvs_jax.training import train_step
 
 DAMAGED_FOLDER = "damaged_checkpoints"
@@ -40,7 +43,7 @@ def start(
     ValueError: if the checkpoint belongs to another config, or there is none
       that can be read.
   """
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  abstract = jax.eval_shape(lambda: init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   # Cases 1 and 2.
   steps = checkpointer.steps()
@@ -57,7 +60,7 @@ def start(
       " same command again to train from the beginning"
     )
   # Cases 3 and 4.
-  state = train_step.init_on_devices(config, model, shardings)
+  state = init_on_devices(config, model, shardings)
   return take_over(config, model, state)
 
 
@@ -129,3 +132,33 @@ def _set_aside(
     )
   processes.any_process(False)  # all wait here until it has been moved
   checkpointer.reload()
+
+
+def init_state(config, model: pipeline.Model) -> train_step.TrainState:
+  """A fresh state, a function of `config.seed` alone."""
+  parts = pipeline.parts_of(config.objective.name)
+  params, buffers = pipeline.split_variables(
+    builders.init_variables(model, jax.random.key(config.seed), parts)
+  )
+  # Frozen parts have no optimizer state.
+  trained = optimizers.trained(params, config.optimizer.frozen)
+  has_ema = config.train.ema != "none"
+  return train_step.TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params) if has_ema else {},
+    buffers=buffers,
+    opt_state=optimizers.build_optimizer(config).init(trained),
+    skipped=jnp.zeros((2,), jnp.int32),
+  )
+
+
+def init_on_devices(
+  config, model: pipeline.Model, placement: Any = None
+) -> train_step.TrainState:
+  """`init_state`, compiled; `placement` is a sharding or a tree of them."""
+  return jax.jit(
+    lambda: init_state(config, model),
+    out_shardings=placement,
+    compiler_options=cpu.initialisation_options(),
+  )()

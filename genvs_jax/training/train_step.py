@@ -63,36 +63,6 @@ class TrainState:
     return pipeline.join_variables(chosen, self.buffers)
 
 
-def init_state(config, model: pipeline.Model) -> TrainState:
-  """A fresh state, a function of `config.seed` alone."""
-  parts = pipeline.parts_of(config.objective.name)
-  params, buffers = pipeline.split_variables(
-    pipeline.init_variables(model, jax.random.key(config.seed), parts)
-  )
-  # Frozen parts have no optimizer state.
-  trained = optimizers.trained(params, config.optimizer.frozen)
-  has_ema = config.train.ema != "none"
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    ema=jax.tree.map(jnp.copy, params) if has_ema else {},
-    buffers=buffers,
-    opt_state=optimizers.build_optimizer(config).init(trained),
-    skipped=jnp.zeros((2,), jnp.int32),
-  )
-
-
-def init_on_devices(
-  config, model: pipeline.Model, placement: Any = None
-) -> TrainState:
-  """`init_state`, compiled; `placement` is a sharding or a tree of them."""
-  return jax.jit(
-    lambda: init_state(config, model),
-    out_shardings=placement,
-    compiler_options=cpu.initialisation_options(),
-  )()
-
-
 def build_train_step(
   config, model: pipeline.Model, mesh: jax.sharding.Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:

@@ -13,7 +13,7 @@ from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import train_step
+from genvs_jax.training import startup
 
 
 def test_config_survives_the_round_trip():
@@ -34,7 +34,7 @@ def test_restores_without_the_workdir(trained_workdir, tmp_path, below):
   config = checkpointer.read_config(step)
   assert config.model.image_size == 32
   model = builders.build_model(config)
-  abstract = jax.eval_shape(lambda: train_step.init_state(config, model))
+  abstract = jax.eval_shape(lambda: startup.init_state(config, model))
   mesh = sharding.make_mesh(jax.devices()[:4])
   state = checkpointer.restore(
     step, checkpoints.abstract_like(abstract, sharding.replicated(mesh))

@@ -11,7 +11,6 @@ from genvs_jax.models import builders
 from genvs_jax.models import image_v1
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
-from genvs_jax.training import train_step
 
 
 def denoiser(size, channels, depths, attention, features=4):
@@ -43,7 +42,7 @@ def fresh(debug_workdir):
   config.seed = 5
   model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  state = train_step.init_on_devices(config, model, sharding.replicated(mesh))
+  state = startup.init_on_devices(config, model, sharding.replicated(mesh))
   return config, model, state
 
 

@@ -25,7 +25,7 @@ from genvs_jax.convert import tensors_to_variables
 from genvs_jax.convert import torch_file
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
-from genvs_jax.training import train_step
+from genvs_jax.training import startup
 
 DENOISER = torch_checkpoints.DENOISER
 
@@ -99,7 +99,7 @@ def test_adams_moments_follow_their_parameters(reference, tmp_path):
   model = builders.build_model(config)
   reader, step = checkpoints.open_existing(str(tmp_path), None)
   state = reader.restore(
-    step, jax.eval_shape(lambda: train_step.init_state(config, model))
+    step, jax.eval_shape(lambda: startup.init_state(config, model))
   )
   reader.close()
 

@@ -6,7 +6,6 @@ import numpy as np
 from genvs_jax.convert import names
 from genvs_jax.convert import tensors_to_variables
 from genvs_jax.models import builders
-from genvs_jax.models import pipeline
 
 DENOISER = "ddpm_pipeline.inner_model.inner_model."
 
@@ -15,7 +14,7 @@ def make_variables(config, seed: int = 0):
   """Variables with random values in every leaf, running statistics too."""
   model = builders.build_model(config)
   abstract = jax.eval_shape(
-    lambda: pipeline.init_variables(model, jax.random.key(0))
+    lambda: builders.init_variables(model, jax.random.key(0))
   )
   rng = np.random.default_rng(seed)
   return model, jax.tree.map(

@@ -7,6 +7,7 @@ import pytest
 
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
+from genvs_jax.geometry import unit_cube
 from tfds_srn import cars
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
@@ -129,7 +130,7 @@ def test_spread_targets_keep_their_distance():
 def test_relative_poses_keep_what_cameras_see_of_each_other():
   positions = jnp.array([[1.0, 0.4, 0.3], [-0.6, 1.0, 0.2], [0.1, -1.1, 0.9]])
   poses = camera_paths.look_at(positions, jnp.zeros(3))
-  moved = cameras.relative_to_first(poses)
+  moved = unit_cube.relative_to_first(poses)
   distance = jnp.linalg.norm(positions[0])
   np.testing.assert_allclose(moved[0, :3, 3], [0, 0, distance], atol=1e-6)
   np.testing.assert_allclose(

@@ -5,6 +5,7 @@ import numpy as np
 
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
+from genvs_jax.geometry import unit_cube
 
 POSE = camera_paths.look_at(jnp.array([0.9, 0.5, 0.8]), jnp.zeros(3))
 INTRINSICS = jnp.array([131.25, 131.25, 64.0, 64.0])
@@ -35,7 +36,7 @@ def test_near_far_covers_only_its_inside():
 
 
 def test_unit_cube_has_its_far_plane_first_and_its_bottom_row_first():
-  kind = cameras.UnitCube()
+  kind = unit_cube.UnitCube()
   distance = float(jnp.linalg.norm(POSE[:3, 3]))
   right, down, forward = POSE[:3, 0], POSE[:3, 1], POSE[:3, 2]
   centre = POSE[:3, 3] + distance * forward
@@ -61,7 +62,7 @@ def test_unit_cube_has_its_far_plane_first_and_its_bottom_row_first():
 
 
 def test_unit_cube_bounds_enter_and_leave_the_cube():
-  kind = cameras.UnitCube()
+  kind = unit_cube.UnitCube()
   origins = jnp.array([[3.0, 0.2, 0.1], [3.0, 0.2, 0.1], [0.0, 0.0, 1.2]])
   directions = jnp.array([[-1.0, 0, 0], [1.0, 0, 0], [0, 0, -1.0]])
   near, far = kind.ray_bounds(origins, directions)

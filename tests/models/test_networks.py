@@ -49,7 +49,7 @@ def test_full_size_networks_have_the_published_widths(module, counts):
   """Parameter counts of the PyTorch networks."""
   model = builders.build_model(module.get_config())
   variables = jax.eval_shape(
-    lambda: pipeline.init_variables(model, jax.random.key(0))
+    lambda: builders.init_variables(model, jax.random.key(0))
   )
   params, _ = pipeline.split_variables(variables)
   assert tuple(count(params[part]) for part in pipeline.PARTS) == counts

@@ -19,7 +19,7 @@ MODEL = builders.build_model(CONFIG)
 
 @pytest.fixture(scope="module")
 def variables():
-  return jax.jit(lambda: pipeline.init_variables(MODEL, jax.random.key(0)))()
+  return jax.jit(lambda: builders.init_variables(MODEL, jax.random.key(0)))()
 
 
 def inputs(mask) -> pipeline.InputViews:

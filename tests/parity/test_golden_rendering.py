@@ -10,10 +10,11 @@ from genvs_jax.convert import names
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import unit_cube
 from genvs_jax.models import radiance_field
 
 FILES = ("render_v1", "render_v2", "render_v3", "render_train")
-FRUSTUM = cameras.UnitCube()
+FRUSTUM = unit_cube.UnitCube()
 
 
 class Setup:

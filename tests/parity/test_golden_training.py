@@ -13,6 +13,7 @@ from configs import reference128
 from genvs_jax.data import decoding
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
+from genvs_jax.geometry import unit_cube
 from genvs_jax.models import layers
 from genvs_jax.models import pipeline
 from genvs_jax.training import objectives
@@ -186,7 +187,7 @@ def test_srn_poses_and_intrinsics(golden):
   arrays = golden("srn_poses")
   raw = jnp.asarray(arrays["raw_poses"])
   arrays.check("poses_plain", camera_paths.flip_axes(raw), "pose")
-  relative = cameras.relative_to_first(raw)
+  relative = unit_cube.relative_to_first(raw)
   arrays.check("poses_normalised", camera_paths.flip_axes(relative), "pose")
   distance = np.linalg.norm(raw[0, :3, 3])
   arrays.check("camera_d", distance, "pose")

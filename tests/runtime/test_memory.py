@@ -15,6 +15,7 @@ from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
 from genvs_jax.models import resnet
 from genvs_jax.runtime import sharding
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 
@@ -43,7 +44,7 @@ def test_pieces_of_a_batch_give_the_update_of_the_whole(
   config.optimizer.warmup = 0
   model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  state = train_step.init_on_devices(config, model)
+  state = startup.init_on_devices(config, model)
   records = datasets.load_split(config, "", "train")
   batch = next(loading.train_batches(config, records, start_step=0))
 

@@ -13,6 +13,7 @@ from genvs_jax.checkpointing import checkpoints
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
 from genvs_jax.training import loop
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 from tests.training.test_loop import read_metrics
 
@@ -70,7 +71,7 @@ def test_bytes_on_each_device_of_cars64(count):
   config = cars64.get_config()
   model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:count], shards=count)
-  state = jax.eval_shape(lambda: train_step.init_state(config, model))
+  state = jax.eval_shape(lambda: startup.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
   for part in ("params", "ema", "opt_state"):
     tree = getattr(placed, part)
@@ -87,7 +88,7 @@ def collectives(config) -> list[tuple[str, int]]:
   """(kind, bytes) of each array that the compiled step sends."""
   model = builders.build_model(config)
   mesh = sharding.make_mesh(shards=config.mesh.shards)
-  state = jax.eval_shape(lambda: train_step.init_state(config, model))
+  state = jax.eval_shape(lambda: startup.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
   compiled, _ = train_step.compile_step(config, model, mesh, placed)
   kinds = (

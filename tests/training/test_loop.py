@@ -22,6 +22,7 @@ from genvs_jax.training import loop
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 
@@ -134,7 +135,7 @@ def batch(debug_workdir):
 def objective_of(config, batch, seed=0, **options):
   """(loss, metrics) of the joint objective with some options replaced."""
   model = builders.build_model(config)
-  state = train_step.init_on_devices(config, model)
+  state = startup.init_on_devices(config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   chosen = dataclasses.replace(objectives.build_options(config), **options)
   loss, (metrics, buffers) = jax.jit(
@@ -181,7 +182,7 @@ def test_scenes_use_one_to_v_input_views(debug_config, batch):
   """With clean inputs, the second view matters for about half the scenes."""
   debug_config.model.input_views = 2
   model = builders.build_model(debug_config)
-  state = train_step.init_on_devices(debug_config, model)
+  state = startup.init_on_devices(debug_config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   options = objectives.build_options(debug_config)
   used = []
@@ -202,7 +203,7 @@ def test_scenes_use_one_to_v_input_views(debug_config, batch):
 def test_conditioning_dropout_acts_per_example(debug_config, batch):
   """At rate 1/2 some examples of a batch keep their features, others not."""
   model = builders.build_model(debug_config)
-  state = train_step.init_on_devices(debug_config, model)
+  state = startup.init_on_devices(debug_config, model)
   params = dict(state.params)
   key = jax.random.key(0)
   output = params["denoiser"]["output"]

@@ -13,6 +13,7 @@ from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
+from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 
@@ -95,7 +96,7 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   debug_config.objective.opacity_consistency = 1.0
   debug_config.objective.input_noise_probability = 0.0
   model = builders.build_model(debug_config)
-  state = train_step.init_on_devices(debug_config, model)
+  state = startup.init_on_devices(debug_config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   chosen = objectives.build_options(debug_config)
   rng = np.random.default_rng(0)
@@ -131,7 +132,7 @@ def test_frozen_parts_and_their_statistics_stay(debug_config):
   debug_config.objective.name = "nerf"
   debug_config.optimizer.frozen = ("encoder",)
   model = builders.build_model(debug_config)
-  state = train_step.init_on_devices(debug_config, model)
+  state = startup.init_on_devices(debug_config, model)
   rng = np.random.default_rng(0)
   batch = {
     "images": jnp.asarray(rng.integers(0, 255, (2, 3, 32, 32, 3), np.uint8)),
@@ -167,7 +168,7 @@ def test_freezing_needs_known_parts_and_something_left():
 def test_unknown_objectives_are_refused(debug_config):
   debug_config.objective.name = "gan"
   with pytest.raises(ValueError, match="'gan', expected one of joint, nerf"):
-    train_step.init_state(debug_config, builders.build_model(debug_config))
+    startup.init_state(debug_config, builders.build_model(debug_config))
 
 
 def test_denoising_loss_is_lowest_at_the_true_variance():

@@ -21,7 +21,6 @@ from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import loop
 from genvs_jax.training import startup
-from genvs_jax.training import train_step
 
 ONE = jax.devices()[:1]
 
@@ -56,7 +55,7 @@ def diffusion(debug_workdir, tmp_path_factory) -> str:
 def started(config):
   """(model, state) of a run at its first step, from `config.init_from`."""
   model = builders.build_model(config)
-  state = train_step.init_on_devices(config, model)
+  state = startup.init_on_devices(config, model)
   return model, startup.take_over(config, model, state)
 
 
@@ -113,7 +112,7 @@ def test_joint_renders_what_the_first_stage_rendered(joint, nerf):
   )
   np.testing.assert_array_equal(ours.rgb, theirs.rgb)
   assert jnp.std(ours.rgb) > 0
-  fresh = train_step.init_on_devices(config, model)
+  fresh = startup.init_on_devices(config, model)
   assert jnp.abs(fresh.params["field"]["out"]["bias"]).max() > 0
 
 

@@ -7,7 +7,7 @@ from genvs_jax.diffusion import edm
 from genvs_jax.images import metrics
 from genvs_jax.models import builders
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import train_step
+from genvs_jax.training import startup
 from genvs_jax.training import validation
 
 
@@ -21,7 +21,7 @@ def untrained(debug_workdir):
   config.validation.sigmas = (0.1, 2.0)
   config.validation.scenes = 2
   model = builders.build_model(config)
-  state = train_step.init_on_devices(config, model)
+  state = startup.init_on_devices(config, model)
   return config, model, state.variables("ema")
 
 
