@@ -239,7 +239,8 @@ def changed(config: Any, stored: Any) -> tuple[list[str], list[str]]:
     checkpoint, here value". Fields that one of the two lacks are left out.
   """
   ours, theirs = flatten(config), flatten(stored)
-  forbidden, allowed = [], []
+  forbidden: list[str] = []
+  allowed: list[str] = []
   for name in sorted(ours.keys() & theirs.keys()):
     if ours[name] == theirs[name]:
       continue

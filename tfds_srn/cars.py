@@ -109,13 +109,13 @@ class _Plan:
 
 def _draw_plan(rng: np.random.Generator) -> _Plan:
   style = str(rng.choice(list(_STYLES)))
-  hood, trunk, height, belt, rake = _STYLES[style]
+  hood, trunk, height, belt_line, rake = _STYLES[style]
   length = rng.uniform(0.76, 0.90)
   width = length * rng.uniform(0.39, 0.46)
   top = length * rng.uniform(*height) / 2
   radius = length * rng.uniform(0.068, 0.085)
   bottom = -top + radius * rng.uniform(0.55, 0.85)
-  belt = bottom + (top - bottom) * rng.uniform(*belt)
+  belt = bottom + (top - bottom) * rng.uniform(*belt_line)
   front, rear = length / 2, -length / 2
   hood_end = front - length * rng.uniform(*hood)
   trunk_end = rear + length * rng.uniform(*trunk)
@@ -225,16 +225,16 @@ def _cabin(plan: _Plan) -> ray_caster.ConvexBody:
 def _extras(plan: _Plan) -> list[ray_caster.ConvexBody]:
   """Mirrors, and for some cars a spoiler or roof rails."""
   half, belt, rear = plan.half, plan.belt, plan.rear + 0.03
-  found = []
+  bodies = []
   for side in (1, -1):
     centre = (plan.hood_end - 0.02, side * (half + 0.012), belt + 0.022)
-    found.append(_box(centre, (0.012, 0.016, 0.012), plan.second))
+    bodies.append(_box(centre, (0.012, 0.016, 0.012), plan.second))
   if plan.spoiler:
     size = (0.022, half * 0.85, 0.007)
-    found.append(_box((rear, 0, belt + 0.035), size, plan.second))
+    bodies.append(_box((rear, 0, belt + 0.035), size, plan.second))
     for side in (1, -1):
       centre = (rear, side * half * 0.5, belt + 0.012)
-      found.append(_box(centre, (0.010, 0.008, 0.024), _DARK))
+      bodies.append(_box(centre, (0.010, 0.008, 0.024), _DARK))
   if plan.rails:
     head = plan.cabin_front[1]
     size = (abs(head - plan.cabin_rear) * 0.35, 0.008, 0.008)
@@ -244,8 +244,8 @@ def _extras(plan: _Plan) -> list[ray_caster.ConvexBody]:
         side * half * 0.66,
         plan.top + 0.006,
       )
-      found.append(_box(centre, size, _DARK))
-  return found
+      bodies.append(_box(centre, size, _DARK))
+  return bodies
 
 
 def _body_colour(rng: np.random.Generator) -> np.ndarray:

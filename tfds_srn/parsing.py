@@ -61,9 +61,12 @@ def parse_pixelnerf_intrinsics(
     "expected 'f cx cy 0.' / barycentre / scale / 'height width', as in"
     " pixelNeRF's packaging"
   )
-  rows = [_numbers(row) for row in text.splitlines() if row.strip()]
-  if any(row is None for row in rows):
-    return None, False, f"holds text, {expected}"
+  rows = []
+  for line in filter(bytes.strip, text.splitlines()):
+    row = _numbers(line)
+    if row is None:
+      return None, False, f"holds text, {expected}"
+    rows.append(row)
   if [len(row) for row in rows[:3]] in ([3, 3, 3], [9]) or (
     len(rows) == 1 and len(rows[0]) in (9, 16)
   ):
@@ -102,10 +105,10 @@ def parse_srn_intrinsics(
   """fx, fy, cx, cy for `size` from a 3x3 matrix, or what is wrong with it."""
   values = _numbers(text)
   if values is None or len(values) not in (9, 16):
-    rows = [_numbers(row) for row in text.splitlines() if row.strip()]
+    rows = [_numbers(row) or [] for row in text.splitlines() if row.strip()]
     belongs = (
       ", which belongs to pixelNeRF's packaging (one intrinsics.txt per scene)"
-      if len(rows) >= 4 and rows[0] is not None and len(rows[0]) in (3, 4)
+      if len(rows) >= 4 and len(rows[0]) in (3, 4)
       else ""
     )
     count = "text" if values is None else f"{len(values)} numbers"

@@ -88,8 +88,8 @@ class SceneFolder:
     if name not in self.tree.children(self.path)[0]:
       return []
     inside = self.tree.children(f"{self.path}/{name}")[1]
-    found = [n[: -len(suffix)] for n in inside if n.lower().endswith(suffix)]
-    return sorted(found, key=_natural)
+    stems = [n[: -len(suffix)] for n in inside if n.lower().endswith(suffix)]
+    return sorted(stems, key=_natural)
 
   def read(self, name: str) -> bytes:
     """The bytes of a file of the scene."""
@@ -106,25 +106,25 @@ def find_scenes(source: str) -> dict[str, list[SceneFolder]]:
   Returns:
     {split: folders} for the splits that are there. Where training scenes come
     without validation scenes, a tenth of them is cut off by the reference's
-    rule: ids sorted, shuffled by `random` with seed 1, the first 90 % kept.
+    rule: ids sorted, shuffled by `random` with seed 1, the first 90 % stay.
 
   Raises:
     ValueError: if the source is missing or holds no scenes.
   """
-  found: dict[str, list[SceneFolder]] = {}
+  splits: dict[str, list[SceneFolder]] = {}
   for tree in trees.open_trees(source):
     for split, folders in _split_folders(tree):
-      found.setdefault(split, []).extend(folders)
-  if not any(found.values()):
+      splits.setdefault(split, []).extend(folders)
+  if not any(splits.values()):
     raise ValueError(
       f"no scenes in {source}: expected folders like cars_train/ID/ with rgb/"
       " and pose/ inside, or zip files of them"
     )
-  found = {
+  splits = {
     split: sorted(folders, key=lambda f: f.scene_id)
-    for split, folders in found.items()
+    for split, folders in splits.items()
   }
-  for split, folders in found.items():
+  for split, folders in splits.items():
     counts = collections.Counter(f.scene_id for f in folders)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
@@ -132,19 +132,20 @@ def find_scenes(source: str) -> dict[str, list[SceneFolder]]:
         f"{source} holds scene {repeated[0]} twice in split {split}: name only"
         " one packaging of each split"
       )
-  if "train" in found and "validation" not in found:
-    found["train"], found["validation"] = cut_validation(found["train"])
-  return {split: found[split] for split in SPLITS if split in found}
+  if "train" in splits and "validation" not in splits:
+    train, validation = cut_validation(splits["train"])
+    splits["train"], splits["validation"] = train, validation
+  return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def cut_validation(folders: list) -> tuple[list, list]:
   """The reference's 90/10 cut of sorted scenes, each part sorted again."""
   order = list(range(len(folders)))
   random.Random(1).shuffle(order)
-  kept = int(0.9 * len(folders))
+  count = int(0.9 * len(folders))
   return (
-    [folders[i] for i in sorted(order[:kept])],
-    [folders[i] for i in sorted(order[kept:])],
+    [folders[i] for i in sorted(order[:count])],
+    [folders[i] for i in sorted(order[count:])],
   )
 
 
@@ -153,7 +154,7 @@ def check_scenes(
 ) -> dict[SceneFolder, list[str]]:
   """The problems of each scene that has any."""
   problems = {folder: _inspect(folder)[1] for folder in folders}
-  return {folder: found for folder, found in problems.items() if found}
+  return {folder: lines for folder, lines in problems.items() if lines}
 
 
 def read_scene(folder: SceneFolder) -> Scene:
@@ -163,7 +164,7 @@ def read_scene(folder: SceneFolder) -> Scene:
     BadScenesError: with every problem of the scene.
   """
   scene, problems = _inspect(folder)
-  if problems:
+  if scene is None:
     raise BadScenesError(problems)
   return scene
 
@@ -239,7 +240,7 @@ def _inspect(folder: SceneFolder) -> tuple[Scene | None, list[str]]:
     return None, problems
   intrinsics, world_to_camera = _read_intrinsics(folder, size, problems)
   depths = _read_depths(folder, names, problems)
-  if problems:
+  if problems or intrinsics is None:
     return None, problems
   matrices = np.stack(poses)
   if world_to_camera:
@@ -259,21 +260,22 @@ def _read_images(
   folder: SceneFolder, names: list[str], problems: list[str]
 ) -> tuple[list[bytes], tuple[int, int] | None]:
   """The views' bytes and their common (height, width)."""
-  images, size = [], None
+  images: list[bytes] = []
+  common: tuple[int, int] | None = None
   for name in names:
     data = folder.read(f"rgb/{name}.png")
-    found, problem = parsing.image_size(data)
-    if problem:
+    size, problem = parsing.image_size(data)
+    if size is None:
       problems.append(f"{folder}/rgb/{name}.png {problem}")
       continue
-    size = size or found
-    if found != size:
+    common = common or size
+    if size != common:
       problems.append(
-        f"{folder}/rgb/{name}.png is {found[1]}x{found[0]} pixels, expected"
-        f" {size[1]}x{size[0]} like the views before it"
+        f"{folder}/rgb/{name}.png is {size[1]}x{size[0]} pixels, expected"
+        f" {common[1]}x{common[0]} like the views before it"
       )
     images.append(data)
-  return images, size
+  return images, common
 
 
 def _read_poses(
@@ -282,7 +284,7 @@ def _read_poses(
   poses = []
   for name in names:
     pose, problem = parsing.parse_pose(folder.read(f"pose/{name}.txt"))
-    if problem:
+    if pose is None:
       problems.append(f"{folder}/pose/{name}.txt {problem}")
     else:
       poses.append(pose)
@@ -293,7 +295,7 @@ def _read_intrinsics(
   folder: SceneFolder, size: tuple[int, int], problems: list[str]
 ) -> tuple[np.ndarray | None, bool]:
   """fx, fy, cx, cy from either packaging, and the world-to-camera flag."""
-  found: list[tuple[str, np.ndarray | None, str]] = []
+  values: list[tuple[str, np.ndarray]] = []
   flag = False
   per_view = folder.stems("intrinsics", ".txt")
   whole = "intrinsics.txt" in folder.tree.children(folder.path)[1]
@@ -306,21 +308,26 @@ def _read_intrinsics(
     value, flag, problem = parsing.parse_pixelnerf_intrinsics(
       folder.read("intrinsics.txt"), size
     )
-    found.append((f"{folder}/intrinsics.txt", value, problem))
+    if value is None:
+      problems.append(f"{folder}/intrinsics.txt {problem}")
+    else:
+      values.append((f"{folder}/intrinsics.txt", value))
   for name in per_view:
     file = f"intrinsics/{name}.txt"
     value, problem = parsing.parse_srn_intrinsics(folder.read(file), size)
-    found.append((f"{folder}/{file}", value, problem))
-  problems += [f"{file} {problem}" for file, _, problem in found if problem]
-  good = [(file, value) for file, value, problem in found if not problem]
-  for file, value in good[1:]:
-    if not np.allclose(value, good[0][1], rtol=1e-4):
+    if value is None:
+      problems.append(f"{folder}/{file} {problem}")
+    else:
+      values.append((f"{folder}/{file}", value))
+  for file, value in values[1:]:
+    first_file, first = values[0]
+    if not np.allclose(value, first, rtol=1e-4):
       problems.append(
         f"{file} gives fx, fy, cx, cy = {value.tolist()} in pixels of the"
-        f" image, expected {good[0][1].tolist()} as in {good[0][0]}: one"
-        " camera per scene"
+        f" image, expected {first.tolist()} as in {first_file}: one camera per"
+        " scene"
       )
-  return (good[0][1] if good else None), flag
+  return (values[0][1] if values else None), flag
 
 
 def _read_depths(

@@ -154,7 +154,7 @@ def write_scenes(
     raise ValueError(
       f"packaging is {packaging!r}, expected one of {PACKAGINGS}"
     )
-  wanted = {
+  arguments = {
     "counts": {s: counts.get(s, 0) for s in cars.SPLITS},
     "size": size,
     "views": views,
@@ -164,11 +164,11 @@ def write_scenes(
   }
   marker = root / "synthetic.json"
   if marker.exists():
-    found = json.loads(marker.read_text())
-    if found != wanted:
+    earlier = json.loads(marker.read_text())
+    if earlier != arguments:
       raise ValueError(
-        f"{root} holds synthetic scenes made with {found}, expected {wanted}:"
-        " name another folder or remove this one"
+        f"{root} holds synthetic scenes made with {earlier}, expected"
+        f" {arguments}: name another folder or remove this one"
       )
     return root
   specs = [
@@ -194,7 +194,7 @@ def write_scenes(
       for _ in pool.map(write_scene, specs, chunksize=4):
         pass
   root.mkdir(parents=True, exist_ok=True)
-  marker.write_text(json.dumps(wanted))
+  marker.write_text(json.dumps(arguments))
   return root
 
 

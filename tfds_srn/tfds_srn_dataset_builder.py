@@ -55,6 +55,10 @@ class SrnConfig(tfds.core.BuilderConfig):
   far: float = 0.0
   synthetic: dict | None = None
 
+  def variant(self, name: str, **fields) -> "SrnConfig":
+    """The same with another name and some other fields."""
+    return dataclasses.replace(self, **{"name": name, **fields})
+
 
 DEFAULT_SYNTHETIC = {
   "counts": {"train": 500, "val": 24, "test": 24},
@@ -144,8 +148,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     source = self._find_source(dl_manager)
-    found = scenes.find_scenes(source)
-    problems = scenes.check_scenes(f for group in found.values() for f in group)
+    folders = scenes.find_scenes(source)
+    problems = scenes.check_scenes(
+      folder for group in folders.values() for folder in group
+    )
     if problems:
       every = [line for lines in problems.values() for line in lines]
       if not self._skip_bad_scenes:
@@ -154,7 +160,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         logging.warning("scene left out: %s", line)
     good = {
       split: [f for f in group if f not in problems]
-      for split, group in found.items()
+      for split, group in folders.items()
     }
     for split, group in good.items():
       if not group:

@@ -262,8 +262,8 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   )
   if not steps or (step is not None and step not in steps):
     names = ", ".join(map(str, steps)) or "none"
-    wanted = "a checkpoint" if step is None else f"step {step}"
-    raise CheckpointError(f"expected {wanted} in {folder}, found: {names}")
+    target = "a checkpoint" if step is None else f"step {step}"
+    raise CheckpointError(f"expected {target} in {folder}, found: {names}")
   reader = Checkpointer(str(folder), read_only=True)
   return reader, steps[-1] if step is None else step
 

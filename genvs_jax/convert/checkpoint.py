@@ -151,7 +151,7 @@ def _tensors(values: dict, path: str) -> torch_file.Tensors:
 class _Moments(NamedTuple):
   """Adam's state in this project's layouts and units, {part: tree}."""
 
-  count: int
+  steps: int
   first: dict[str, Any]
   second: dict[str, Any]
 
@@ -221,7 +221,7 @@ def _state(
     variables = _merge(initial, variables)
     ema_variables = _merge(initial, ema_variables)
   params, buffers = pipeline.split_variables(variables)
-  ema = {}
+  ema: dict[str, Any] = {}
   if config.train.ema != "none":
     ema, _ = pipeline.split_variables(ema_variables)
   abstract = jax.eval_shape(lambda: startup.init_state(config, model))
@@ -233,7 +233,7 @@ def _state(
 
 def _with_moments(opt_state, moments: _Moments):
   kinds = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
-  count = np.int32(moments.count)
+  count = np.int32(moments.steps)
 
   def parts(tree: dict, values: dict) -> dict:
     # Each part has an optimizer of its own, in which the others are masked.

@@ -47,6 +47,7 @@ def convert(
       is written then.
   """
   name = recognize(content)
+  assert name is not None, "`recognize` comes first"
   published = weights.BY_NAME[name]
   with open(path, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()

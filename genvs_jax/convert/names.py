@@ -144,7 +144,9 @@ def image_v1(leaves: Leaves) -> dict[Path, Source]:
   def module(path: Path) -> str:
     if path[0] in fixed:
       return fixed[path[0]]
-    direction, size, kind, index = pattern.fullmatch(path[0]).groups()
+    match = pattern.fullmatch(path[0])
+    assert match, path
+    direction, size, kind, index = match.groups()
     # Blocks and attentions of a level stand in one list, behind the
     # down-sampler; levels of the way up count from the deepest.
     level, per_block = sizes.index(int(size)), 1 + (int(size) in attentive)
@@ -180,7 +182,9 @@ def ddpmpp(leaves: Leaves) -> dict[Path, Source]:
   def module(path: Path) -> str:
     if path[0] in fixed:
       return fixed[path[0]]
-    side, size, name = pattern.fullmatch(path[0]).groups()
+    match = pattern.fullmatch(path[0])
+    assert match, path
+    side, size, name = match.groups()
     inner = "affine" if path[1] == "shift" else path[1]
     return f"{side[:3]}.{size}x{size}_{name}.{inner}"
 

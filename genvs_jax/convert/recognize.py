@@ -180,7 +180,9 @@ def _stage_sizes(tensors: Tensors, pattern: str) -> tuple[int, ...]:
 
 
 def _image_v1_fields(tensors: Tensors, prefix: str) -> dict[str, Any]:
-  channels, depths, attention = [], [], []
+  channels: list[int] = []
+  depths: list[int] = []
+  attention: list[bool] = []
   while True:
     level = f"{prefix}u_net.d_blocks.{len(channels)}."
     convs = [

@@ -88,7 +88,9 @@ def fill(
     ) from error
   variables: dict[str, Any] = {}
   used: dict[str, Use] = {}
-  problems, widened, filled = [], [], collections.Counter()
+  problems: list[str] = []
+  widened: list[str] = []
+  filled: collections.Counter[str] = collections.Counter()
   for part, prefix in identity.prefixes.items():
     if part not in shapes:
       problems.append(f"the config has no place for its {part}")
@@ -117,7 +119,7 @@ def fill(
       put(variables, (part, *leaf), value)
       used[key] = Use(part, leaf, source.layout, value.size)
       filled[part] += 1
-  explanations = _EXPLAINED
+  explanations: tuple[tuple[str, str], ...] = _EXPLAINED
   if identity.kind == "resnet34":
     explanations += (_CLASSIFIER,)
   explained, unknown = _explain(tensors, set(used), explanations, problems)
@@ -212,8 +214,8 @@ def _expected(key: str, tensors: Tensors) -> np.ndarray | None:
   """What an unread tensor must hold, None if that does not matter."""
   value = tensors[key]
   if key.startswith(_ALIAS):
-    nothing = np.zeros((0,) * (value.ndim + 1))  # of a shape that never fits
-    return tensors.get(_ORIGINAL + key.removeprefix(_ALIAS), nothing)
+    unmatched = np.zeros((0,) * (value.ndim + 1))  # of a shape that never fits
+    return tensors.get(_ORIGINAL + key.removeprefix(_ALIAS), unmatched)
   if key.endswith(".kernel"):
     gain = 8 if ".d_blocks." in key else 4
     taps = np.array([1, 3, 3, 1]) / gain

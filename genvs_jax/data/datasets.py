@@ -45,18 +45,14 @@ def build_builder(
     }
     if arguments != srn.DEFAULT_SYNTHETIC:
       counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
-      dataset = dataclasses.replace(
-        srn.CONFIGS[data.dataset],
-        name=f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}",
+      dataset = srn.CONFIGS[data.dataset].variant(
+        f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}",
         synthetic=arguments,
       )
   elif data.dataset == "folder" and data.source:
     stem = pathlib.PurePath(data.source.split(",")[0]).stem
-    dataset = dataclasses.replace(
-      srn.CONFIGS["folder"],
-      name=f"folder_{stem}",
-      near=data.near,
-      far=data.far,
+    dataset = srn.CONFIGS["folder"].variant(
+      f"folder_{stem}", near=data.near, far=data.far
     )
   return tfds_srn.Builder(
     config=dataset,

@@ -95,8 +95,7 @@ class _PickViews(grain.transforms.RandomMap):
         f"scene {record['scene_id'].decode()} has {available} views, expected"
         f" {self.count} or more (model.input_views + train.target_views)"
       )
-    views = rng.choice(available, self.count, replace=False)
-    views = [int(view) for view in views]
+    views = rng.choice(available, self.count, replace=False).tolist()
     decoded = decoding.decode_views(record, views, self.image_size, self.resize)
     return {**decoded, "scene": np.int32(record["scene"])}
 

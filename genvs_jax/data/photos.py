@@ -162,7 +162,7 @@ def _prepare(photo: Photo, size, fit, axes, poses, scale):
   square, left, top = squares.square(squares.over_white(photo.image), side)
   fx, fy, cx, cy = photo.intrinsics
   intrinsics = np.array([fx, fy, cx + left, cy + top]) * (size / side)
-  pose = np.asarray(photo.pose, np.float64)
+  pose: np.ndarray = np.array(photo.pose, np.float64)
   if poses == "world_to_camera":
     pose = np.linalg.inv(pose)
   if axes == "opengl":

@@ -56,7 +56,7 @@ def draw(key: jax.Array) -> jax.Array:
   return jnp.where(jnp.isin(columns, jnp.array(_COINS)), coins, draws)
 
 
-def warp_from_draws(draws: jax.Array, probability: jax.Array) -> Warp:
+def warp_from_draws(draws: jax.Array, probability: jax.Array | float) -> Warp:
   """Chooses what is done to each item, independently.
 
   Args:

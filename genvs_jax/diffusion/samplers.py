@@ -128,6 +128,7 @@ def dpmpp_2m(
     x = sigma_next / sigma * x - jnp.expm1(-h) * target
     return (x, estimate, h), estimate
 
+  # The previous estimate and step of the first one are never used.
   x = noise * sigmas[0]
   steps = jnp.arange(len(sigmas) - 1)
   start = (x, jnp.zeros_like(x), jnp.ones(()))

@@ -83,6 +83,7 @@ class Scorer:
 
   def features(self, pictures: np.ndarray) -> np.ndarray:
     """Inception's features f32 [T,2048] of u8 pictures, for FID."""
+    assert self._features is not None, "has_fid is False"
     return self._in_pieces(self._features, pictures)
 
   def _in_pieces(self, function: Callable, *arrays: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -26,10 +27,10 @@ class Predictions(NamedTuple):
     opacity: f32 [T,H,W] in [0,1].
   """
 
-  render: np.ndarray
-  samples: np.ndarray
-  depth: np.ndarray
-  opacity: np.ndarray
+  render: Any
+  samples: Any
+  depth: Any
+  opacity: Any
 
 
 class Predictor:
@@ -149,6 +150,7 @@ def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
     flat = features.reshape(-1, *features.shape[2:])
 
     def sample(keys):
+      assert sampler is not None  # without one there are no keys
       drawn, _ = sampler(variables, flat, keys.reshape(-1))
       return _to_uint8(drawn.reshape(views.rgb.shape))
 
@@ -174,5 +176,5 @@ def _sample_keys(keys: jax.Array, samples: int) -> jax.Array:
   return jax.vmap(fold, (None, 0))(keys, jnp.arange(samples))
 
 
-def _to_uint8(images: jax.Array) -> jax.Array:
+def _to_uint8(images: jax.Array | np.ndarray) -> jax.Array:
   return (jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)

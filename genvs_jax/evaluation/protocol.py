@@ -98,8 +98,10 @@ def load_scene(
     options.spread_views,
     options.min_angle,
   )
-  targets = decoding.decode_views(record, views, size, config.model.resize)
-  depths = decoding.decode_depths(record, views, size)
+  targets = decoding.decode_views(
+    record, views.tolist(), size, config.model.resize
+  )
+  depths = decoding.decode_depths(record, views.tolist(), size)
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),

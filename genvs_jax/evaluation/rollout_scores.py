@@ -111,7 +111,7 @@ def _score(
   depth = rendering.expected_depth(weighted, opacity)
   rows = {"render": [f.rgb for f in drawn]}
   if drawn[0].sample is not None:
-    rows["sample"] = [f.sample for f in drawn]
+    rows["sample"] = [f.picture for f in drawn]
   scores: Scores = {}
   for row, images in rows.items():
     frames = consistency.Frames(

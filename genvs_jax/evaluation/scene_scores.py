@@ -81,15 +81,15 @@ class SceneScores:
     wrong_input: np.ndarray | None,
   ) -> Rows:
     """Pictures u8 [T,H,W,3] by row of the table."""
-    rows = {"render": predicted.render}
+    rows: Rows = {"render": predicted.render}
     if self._options.samples:
       rows["sample"] = predicted.samples[:, 0]
     if self._options.samples > 1:
       mean = np.mean(predicted.samples, 1, dtype=np.float32)
-      rows["sample_mean"] = (mean + 0.5).astype(np.uint8)
-    if wrong_input is not None:
-      shape = scene.images.shape
-      rows["mean_image"] = np.broadcast_to(self._options.mean_image, shape)
+      rows["sample_mean"] = np.asarray(mean + 0.5).astype(np.uint8)
+    mean_image = self._options.mean_image
+    if wrong_input is not None and mean_image is not None:
+      rows["mean_image"] = np.broadcast_to(mean_image, scene.images.shape)
       rows["input_copy"] = _nearest_inputs(scene)
       rows["render_wrong_input"] = wrong_input
     return rows
@@ -110,7 +110,8 @@ class SceneScores:
     if self._options.pictures:
       for row in _PREDICTED_ROWS:
         if row in rows:
-          self._store.write_pictures(row, scene.name, scene.views, rows[row])
+          views = scene.views.tolist()
+          self._store.write_pictures(row, scene.name, views, rows[row])
     if scene.scene < score_files.EXAMPLE_SCENES:
       examples = {"truth": scene.images} | {
         row: rows[row] for row in ("render", "sample") if row in rows

@@ -197,7 +197,9 @@ def look_at(position: jax.Array, target: jax.Array) -> jax.Array:
   return jnp.concatenate([top, bottom], -2)
 
 
-def view_angle(poses_a: jax.Array, poses_b: jax.Array) -> jax.Array:
+def view_angle(
+  poses_a: jax.Array | np.ndarray, poses_b: jax.Array | np.ndarray
+) -> jax.Array:
   """Angle in radians between two cameras as seen from the world's origin."""
   a, b = poses_a[..., :3, 3], poses_b[..., :3, 3]
   # By the tangent: exact for small angles too, where a cosine is not.

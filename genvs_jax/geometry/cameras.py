@@ -20,7 +20,9 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+Array = jax.Array | np.ndarray
 _HIGHEST = jax.lax.Precision.HIGHEST
 # World units: depths nearer to the camera's own plane than this are taken for
 # it, where a division would magnify every rounding.
@@ -41,7 +43,7 @@ def scale_intrinsics(intrinsics: jax.Array, factor: float) -> jax.Array:
 
 
 def pixel_rays(
-  poses: jax.Array, intrinsics: jax.Array, pixels: jax.Array
+  poses: Array, intrinsics: Array, pixels: Array
 ) -> tuple[jax.Array, jax.Array]:
   """Rays through pixels.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL import ImageDraw
 
@@ -12,13 +13,13 @@ _GAP = 2
 _COLUMNS = 8  # of a grid without labels of its own
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
+def to_uint8(image: npt.ArrayLike) -> np.ndarray:
   """[0,1] [H,W], [H,W,1] or [H,W,3] -> u8 [H,W,3]."""
-  image = np.asarray(image, np.float32)
-  if image.ndim == 2:
-    image = image[..., None]
-  image = np.broadcast_to(image, (*image.shape[:2], 3))
-  return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+  values = np.asarray(image, np.float32)
+  if values.ndim == 2:
+    values = values[..., None]
+  values = np.broadcast_to(values, (*values.shape[:2], 3))
+  return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def shade_depth(
@@ -68,6 +69,6 @@ def enlarge(image: np.ndarray, size: int) -> Image.Image:
   return picture.resize((size, size), method)
 
 
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-  """At most `wanted` indices of `count` items, first and last among them."""
-  return sorted({round(i) for i in np.linspace(0, count - 1, wanted)})
+def evenly_spaced(count: int, most: int) -> list[int]:
+  """At most `most` indices of `count` items, first and last among them."""
+  return sorted({round(i) for i in np.linspace(0, count - 1, most)})

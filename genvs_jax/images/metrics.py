@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+Array = jax.Array | np.ndarray
 _WINDOW = 7  # pixels of SSIM's window along each side
 
 
-def psnr(
-  image: jax.Array, truth: jax.Array, mask: jax.Array | None = None
-) -> jax.Array:
+def psnr(image: Array, truth: Array, mask: Array | None = None) -> jax.Array:
   """Peak signal-to-noise ratio in dB, [..]; with `mask` bool [..,H,W], over
   its pixels alone (NaN where it is empty)."""
   error = jnp.mean((image - truth) ** 2, -1)

@@ -1,6 +1,7 @@
 """From a config to a `pipeline.Model` and its first variables."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -36,6 +37,7 @@ def build_model(config) -> pipeline.Model:
     raise ValueError(
       f"model.image_range is {config.model.image_range}, expected (low, high)"
     )
+  # Five halvings on the way down, and five doublings back, meet the same sizes.
   size = config.model.image_size
   if size % 32:
     raise ValueError(
@@ -72,6 +74,7 @@ def init_variables(
   size, channels = model.image_size, model.encoder.channels
   image = jnp.zeros((1, size, size, 3))
 
+  # Shapes alone matter here: one image, one point in one view.
   def init(part: str):
     part_key = jax.random.fold_in(key, _INIT_NUMBERS[part])
     if part == "encoder":
@@ -93,6 +96,7 @@ def init_variables(
 
 def build_encoder(config) -> nn.Module:
   """The encoder of `config.model`: [n,H,W,3] -> [n,H,W,D,C]."""
+  # The U-Net and DeepLab have most options in common; the rest are in ENCODERS.
   encoder = config.model.encoder
   messages.check_choice("model.encoder.name", encoder.name, ENCODERS)
   messages.check_choice("model.encoder.norm", encoder.norm, layers.NORMS)
@@ -147,6 +151,7 @@ def build_denoiser(config) -> nn.Module:
 
 def build_frustum(config) -> pipeline.Frustum:
   """From `config.frustum` and `config.model.image_size`."""
+  # The cube's bounds are fixed, [-1,1]^3; near and far belong to the pyramid.
   frustum = config.frustum
   messages.check_choice("frustum.kind", frustum.kind, FRUSTA)
   if frustum.kind == "unit_cube":
@@ -156,13 +161,14 @@ def build_frustum(config) -> pipeline.Frustum:
 
 
 # By name: options of the config -> a constructor that lacks the common ones.
-ENCODERS = {
+# Greppable registries instead of class names in the config.
+ENCODERS: dict[str, Callable[..., Callable]] = {
   "resnet34_unet": lambda options: functools.partial(
     resnet.ResNetUNet, decoder_width=options.decoder_width
   ),
   "deeplabv3plus": lambda options: deeplabv3plus.DeepLabV3Plus,
 }
-DENOISERS = {
+DENOISERS: dict[str, Callable[..., Callable]] = {
   "image_v1": lambda options: image_v1.ImageV1,
   "ddpmpp": lambda options: functools.partial(
     ddpmpp.DDPMpp, augmentation=options.augmentation

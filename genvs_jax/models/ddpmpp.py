@@ -99,6 +99,7 @@ class DDPMpp(nn.Module):
         attention = self.attention[level] and i == self.depths[level]
         x = jnp.concatenate([x, skips.pop()], -1)
         x = block(x, f"decoder_{{}}_block{i}", width, "", attention)
+    # The last layer in float32, starting near zero: D(x) = c_skip x.
     x = nn.silu(group_norm(x, "output_norm", jnp.float32))
     x = conv(x, 3, 3, "output", jnp.float32, near_zero)
     return x, jnp.zeros(len(x))
@@ -113,6 +114,7 @@ class DDPMpp(nn.Module):
         kernel_init=xavier(),
         name="augmentation",
       )(augment_labels)
+    # EDM's two mapping layers.
     for i in range(2):
       vector = nn.Dense(
         self.embedding, kernel_init=xavier(), name=f"mapping{i}"
@@ -144,11 +146,13 @@ class Block(nn.Module):
     """[n,h,w,c] and [n,embedding] -> [n,h',w',width]."""
     y = nn.silu(group_norm(x, "norm0", self.dtype))
     y = conv(_resample(y, self.resample), self.width, 3, "conv0", self.dtype)
+    # The conditioning vector enters as one number per channel.
     shift = nn.Dense(self.width, kernel_init=xavier(), name="shift")(vector)
     y += shift[:, None, None].astype(self.dtype)
     y = nn.silu(group_norm(y, "norm1", self.dtype))
     y = nn.Dropout(self.dropout)(y, deterministic=not train)
     y = conv(y, self.width, 3, "conv1", self.dtype, near_zero)
+    # The shortcut resamples too; a 1x1 convolution where the width changes.
     if self.resample or x.shape[-1] != self.width:
       x = _resample(x, self.resample)
       x = conv(x, self.width, 1, "skip", self.dtype)

@@ -106,6 +106,7 @@ class ImageV1(nn.Module):
       kernel_init=layers.torch_default,
       name="augmentation",
     )(augment_labels)
+    # k-diffusion's two mapping layers.
     for i in range(2):
       vector = nn.Dense(
         self.embedding,
@@ -167,6 +168,7 @@ class ResBlock(nn.Module):
     y = AdaGroupNorm(self.dtype, name="norm2")(y, vector)
     y = layers.gelu(y)
     y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
+    # A change of width goes through a matrix, orthogonal at the start.
     if x.shape[-1] != self.width:
       x = nn.Conv(
         self.width,
@@ -188,6 +190,7 @@ class SelfAttention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
     """[n,h,w,c] -> [n,h,w,c]."""
+    # Heads of 64 channels, [n,pixels,3,heads,channels of a head].
     n, h, w, c = x.shape
     heads = max(1, c // 64)
     y = AdaGroupNorm(self.dtype, name="norm")(x, vector)

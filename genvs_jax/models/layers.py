@@ -48,7 +48,7 @@ def pixel_shuffle(x: jax.Array) -> jax.Array:
   return x.transpose(0, 1, 4, 2, 5, 3).reshape(n, 2 * h, 2 * w, c // 4)
 
 
-def resize(images: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+def resize(images: jax.Array, size: tuple[int, ...], method: str) -> jax.Array:
   """Resizes [..,H,W,c] to `size` (height, width).
 
   Args:
@@ -104,6 +104,7 @@ def gelu(x: jax.Array) -> jax.Array:
   `nn.gelu(approximate=False)` takes erfc instead, which keeps more digits of
   values near 0 far to the left, and takes longer on CPU.
   """
+  # Phi(x) = (1 + erf(x / sqrt 2)) / 2.
   return x * (1 + jax.lax.erf(x * 0.5**0.5)) / 2
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +41,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Model:
   """Networks and the geometry that joins them; hashable, holds no arrays.
 
+  The networks are Linen modules of the contracts below.
+
   Attributes:
     encoder: images [n,H,W,3] -> volumes [n,H,W,D,C].
     field: volume features -> density and features.
@@ -60,9 +61,9 @@ class Model:
     null_noise: of which `null_features` are made, "normal" or "uniform".
   """
 
-  encoder: nn.Module
-  field: nn.Module
-  denoiser: nn.Module
+  encoder: Any
+  field: Any
+  denoiser: Any
   frustum: Frustum
   counts: rendering.SampleCounts
   image_size: int
@@ -161,6 +162,7 @@ def encode(
   Returns:
     volumes [B,V,H,W,D,C], and the encoder's buffers, updated when training.
   """
+  # Whatever range the model works in, the encoder sees ImageNet's.
   x = imagenet_normalize(to_unit(images, model.image_range))
   if noise is not None:
     x += noise
@@ -217,11 +219,15 @@ def render_features(
     uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))
 
   def render_chunk(rays):
+    origins, directions, near, far, coarse, fine = rays
     return rendering.render_rays(
       lambda points: evaluate_field(model, variables, inputs, points),
-      *rays[:4],
+      origins,
+      directions,
+      near,
+      far,
       model.counts,
-      rendering.Uniforms(*rays[4:]),
+      rendering.Uniforms(coarse, fine),
     )
 
   render = _in_chunks(
@@ -303,6 +309,7 @@ def predict(
   """
   if augment_labels is None:
     augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
+  # The features are not scaled: they are no noisy image.
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
   with cpu.convolutions_as_products():
     return model.denoiser.apply(

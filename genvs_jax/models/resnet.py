@@ -43,6 +43,7 @@ class BasicBlock(nn.Module):
       )(x)
       return layers.normalize(x, self.norm, norm, train, self.dtype)
 
+    # The first convolution takes the stride, as in torchvision.
     y = nn.relu(conv(x, 3, self.stride, "conv1", "norm1"))
     y = conv(y, 3, 1, "conv2", "norm2", last_init)
     # Where size or width change, the shortcut is a 1x1 convolution.

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import zipfile
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,15 +22,15 @@ def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
   On a disk it is written beside its place and moved there; an object in a
   bucket appears at once when its upload is complete.
   """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if is_remote(path):
-    path.write_bytes(content)
-    return path
+  target = epath.Path(path)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  if is_remote(target):
+    target.write_bytes(content)
+    return target
   # Another process may be writing the same file.
-  part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+  part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
   part.write_bytes(content)
-  return part.replace(path)
+  return part.replace(target)
 
 
 def write_arrays(
@@ -39,7 +40,7 @@ def write_arrays(
 ) -> epath.Path:
   """Writes a .npz file whole, see `write_whole`."""
   buffer = io.BytesIO()
-  save = np.savez_compressed if compressed else np.savez
+  save: Callable[..., None] = np.savez_compressed if compressed else np.savez
   save(buffer, **arrays)
   return write_whole(path, buffer.getvalue())
 

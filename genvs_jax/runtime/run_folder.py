@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import filelock
 import jax
@@ -84,7 +85,9 @@ def describe(workdir: str, config: dict, params: dict) -> None:
   for part, tree in params.items():
     count = sum(x.size for x in jax.tree.leaves(tree))
     logging.info("%s: %s parameters", part, f"{count:,}")
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  versions: dict[str, Any] = {
+    name: importlib.metadata.version(name) for name in _PACKAGES
+  }
   versions["python"] = sys.version.split()[0]
   versions["devices"] = [d.device_kind for d in jax.devices()]
   write("versions.json", json.dumps(versions, indent=2))

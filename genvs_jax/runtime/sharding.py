@@ -137,7 +137,10 @@ def pad_rows(count: int, size: int) -> list[int]:
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
   """The examples of a global batch that this process feeds, ascending."""
   slices = split_batch(mesh).addressable_devices_indices_map((batch_size,))
-  rows = {i for (s,) in slices.values() for i in range(*s.indices(batch_size))}
+  rows: set[int] = set()
+  for index in slices.values():
+    assert index is not None  # every device of a mesh has a part
+    rows |= set(range(*index[0].indices(batch_size)))
   return sorted(rows)
 
 

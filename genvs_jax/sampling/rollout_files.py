@@ -74,7 +74,7 @@ def read_finished(
       folder.rename(before)
       logging.info("%s was drawn otherwise, and is now %s", folder, before)
     files.write_whole(description, text.encode())
-  frames = []
+  frames: list[view_synthesis.Views] = []
   while len(frames) < count:
     paths = [f / "frames" / f"{len(frames):04d}.npz" for f in folders]
     if not all(path.exists() for path in paths):
@@ -145,10 +145,10 @@ def _grid(scene: Scene, half_extent: float) -> np.ndarray:
   frames = [scene.frames[i] for i in indices]
   distance = float(np.linalg.norm(scene.poses[0, :3, 3]))
   near, far = distance - half_extent, distance + half_extent
-  rows = [("input", scene.inputs)]
+  rows: list[tuple[str, list[np.ndarray]]] = [("input", scene.inputs)]
   # A model without a denoiser has renders alone.
   if frames[0].sample is not None:
-    rows.append(("samples", [grids.to_uint8(f.sample) for f in frames]))
+    rows.append(("samples", [grids.to_uint8(f.picture) for f in frames]))
   rows.append(("RGB render", [grids.to_uint8(f.rgb) for f in frames]))
   rows.append(("depth", [view_grids.shade_depth(f, near, far) for f in frames]))
   rows.append(("opacity", [grids.to_uint8(f.opacity) for f in frames]))
@@ -159,8 +159,9 @@ def _write_trajectory(
   folder: epath.Path, index: int, frame: view_synthesis.Views
 ) -> epath.Path:
   """The estimates [steps,H,W,3] of a frame as a film and a grid."""
+  assert frame.estimates is not None
   steps = [grids.to_uint8(estimate) for estimate in frame.estimates]
-  steps.append(grids.to_uint8(frame.sample))
+  steps.append(grids.to_uint8(frame.picture))
   path = folder / f"trajectory_{index:04d}.mp4"
   # A few seconds whatever the number of steps, and a look at the end.
   fps = len(steps) / _TRAJECTORY_SECONDS

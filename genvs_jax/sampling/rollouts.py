@@ -133,7 +133,8 @@ class Rollout:
     if len(finished) == frames:
       return
     policy = self._options.build_policy(views)
-    pictures = [inputs["images"][:, i] / np.float32(255) for i in range(views)]
+    images = inputs["images"] / np.float32(255)
+    pictures: list[Any] = [images[:, i] for i in range(views)]
     all_poses = np.concatenate([np.asarray(inputs["poses"]), poses], 1)
     keys = view_synthesis.view_keys(seed, inputs["scene"], np.arange(frames))
     # The last frame conditions nothing, and with some policies no frame does.

@@ -15,7 +15,9 @@ def shade_depth(
 ) -> np.ndarray:
   """The depth of a view without B and Q as a picture u8 [H,W,3]."""
   depth = rendering.expected_depth(view.weighted_depth, view.opacity)
-  return grids.shade_depth(depth, np.asarray(view.opacity), near, far)
+  return grids.shade_depth(
+    np.asarray(depth), np.asarray(view.opacity), near, far
+  )
 
 
 def scene_grid(

@@ -15,6 +15,7 @@ from genvs_jax.diffusion import samplers
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 
+Array = jax.Array | np.ndarray
 # What is folded into the key of a view for noise beside that of its steps,
 # which have the numbers 0, 1, 2 ...: never reached by any of them.
 _UNCONDITIONAL_NOISE = 2**31 - 1
@@ -34,14 +35,14 @@ class Views(NamedTuple):
       None unless asked for.
   """
 
-  sample: jax.Array | None
-  rgb: jax.Array
-  weighted_depth: jax.Array
-  opacity: jax.Array
-  estimates: jax.Array | None = None
+  sample: Array | None
+  rgb: Array
+  weighted_depth: Array
+  opacity: Array
+  estimates: Array | None = None
 
   @property
-  def picture(self) -> jax.Array:
+  def picture(self) -> Array:
     """The sample, or the render if there is none."""
     return self.rgb if self.sample is None else self.sample
 

@@ -30,11 +30,14 @@ class Stop:
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
     """Answers SIGTERM while the context lasts; JAX does for several."""
+    # Python delivers signals to the main thread alone; a loop in another one
+    # (a notebook, a test) is not interrupted.
     main = threading.current_thread() is threading.main_thread()
     if self._agreed is not None or not main:
       yield
       return
 
+    # Only noted here: the loop asks after each step, and saves first.
     def ask(number, frame):
       del number, frame
       self._asked = True
@@ -73,6 +76,7 @@ class SkippedUpdates:
     Raises:
       FloatingPointError: after too many in a row.
     """
+    # Reading a metric waits for its step.
     count = int(metrics["skipped_in_a_row"])
     if count == 0:
       return
@@ -81,6 +85,7 @@ class SkippedUpdates:
     )
     if count < self._most:
       return
+    # Enough to replay the step in a debugger.
     path = self._save(step, batch)
     raise FloatingPointError(
       f"the gradients of {count} steps in a row, up to {step}, are not finite:"
@@ -90,8 +95,10 @@ class SkippedUpdates:
     )
 
   def _save(self, step: int, batch: dict) -> epath.Path:
+    # Each process has a part of the batch.
     suffix = f"_process{jax.process_index()}" if jax.process_count() > 1 else ""
     path = self._folder / f"not_finite_{step:08d}{suffix}.npz"
+    # With seed and step the noise of the step can be drawn again.
     randomness = json.dumps({"seed": self._seed, "step": step - 1})
     arrays = {**batch, "randomness": np.array(randomness)}
     return files.write_arrays(path, arrays, compressed=True)

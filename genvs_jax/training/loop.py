@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -41,6 +42,7 @@ class _Run(NamedTuple):
     config: see `configs/base.py`.
     workdir: of the run.
     mesh: of devices.
+    step_fn: the compiled (state, batch) -> (state, metrics).
     checkpointer: of the run.
     validate: variables -> scores.
     image_grids: of fixed scenes.
@@ -54,6 +56,7 @@ class _Run(NamedTuple):
   config: Any
   workdir: str
   mesh: jax.sharding.Mesh
+  step_fn: Callable
   checkpointer: checkpoints.Checkpointer
   validate: validation.Validation
   image_grids: validation.ImageGrids
@@ -92,7 +95,6 @@ def train_and_evaluate(
   """
   # Whatever can be wrong with config and data is found before anything is
   # written.
-  options = config.train
   pretrained.check_params(config, config.sampler.params)
   mesh = _build_mesh(config, devices)
   records = datasets.load_split(config, workdir, "train")
@@ -100,10 +102,13 @@ def train_and_evaluate(
   model = builders.build_model(config)
   validate = validation.build_validation(config, model, workdir)
   image_grids = validation.build_image_grids(config, model, workdir)
+  # The first process alone writes into the workdir (checkpoints apart).
   primary = jax.process_index() == 0
   stop = guards.Stop(
     processes.stop_requested if jax.process_count() > 1 else None
   )
+  # What is entered here ends in the reverse order, errors or not: the lock goes
+  # last, after the saves that are under way.
   with contextlib.ExitStack() as stack:
     stack.enter_context(run_folder.lock(workdir, primary))
     stack.enter_context(stop.listening())
@@ -117,42 +122,35 @@ def train_and_evaluate(
     writer = writers.Writer(workdir, first_step, active=primary)
     stack.callback(writer.close)
     host_work = stack.enter_context(background.Background())
-    if first_step >= options.steps:
+    if first_step >= config.train.steps:
       return state
-
+    # From here on time counts: the first step comes after compilation.
     started = time.monotonic()
     sharding.report_whole_leaves(mesh, state.params)
     step_fn, operations = train_step.compile_step(config, model, mesh, state)
-    progress = timing.Progress(
-      writer,
-      started=started,
-      step=first_step,
-      last_step=options.steps,
-      images_per_step=options.batch_size * options.target_views,
-      flops_per_step=operations,
-    )
-    profile = timing.Profile(options.profile, f"{workdir}/profile")
+    profile = timing.Profile(config.train.profile, f"{workdir}/profile")
     stack.callback(profile.close)
     run = _Run(
       config=config,
       workdir=workdir,
       mesh=mesh,
+      step_fn=step_fn,
       checkpointer=checkpointer,
       validate=validate,
       image_grids=image_grids,
       writer=writer,
       host_work=host_work,
-      progress=progress,
+      progress=timing.build_progress(
+        config, writer, started, first_step, operations
+      ),
       skipped=guards.build_skipped_updates(config, workdir),
       profile=profile,
     )
+    rows = sharding.local_rows(mesh, config.train.batch_size)
     batches = loading.train_batches(
-      config,
-      records,
-      start_step=first_step,
-      rows=sharding.local_rows(mesh, options.batch_size),
+      config, records, start_step=first_step, rows=rows
     )
-    return _take_steps(run, step_fn, state, batches, stop)
+    return _take_steps(run, state, batches, stop)
 
 
 def _build_mesh(config, devices) -> jax.sharding.Mesh:
@@ -168,7 +166,6 @@ def _build_mesh(config, devices) -> jax.sharding.Mesh:
 
 def _take_steps(
   run: _Run,
-  step_fn,
   state: train_step.TrainState,
   batches: Iterator[dict],
   stop: guards.Stop,
@@ -178,14 +175,16 @@ def _take_steps(
   first_step = int(state.step)
   in_flight: collections.deque[_InFlight] = collections.deque()
   for step in range(first_step + 1, options.steps + 1):
+    # 1-3. A batch from the queue to the devices.
     with run.progress.span("data_wait"):
       batch = next(batches)
     with run.progress.span("placing"):
       placed = sharding.to_devices(batch, run.mesh, options.batch_size)
-    # Returns at once; the devices work on while the next batch is placed.
+    # 4-9. Returns at once; the devices work while the next batch is placed.
     run.profile.before(step)
-    state, metrics = step_fn(state, placed)
+    state, metrics = run.step_fn(state, placed)
     run.profile.after(step, metrics)
+    # The batch stays at hand until its gradient is known to be finite.
     in_flight.append(_InFlight(step, batch, metrics))
 
     last, stopping = step == options.steps, stop(step)
@@ -201,10 +200,12 @@ def _take_steps(
         logs = done.step % options.log_every == 0 or done.step == first_step + 1
         if logs and done.step != step:
           run.progress.report(done.step, jax.device_get(done.metrics))
+    # A run that diverges leaves its state for a look at it.
     except FloatingPointError:
       _save(run, step, state)
       run.checkpointer.wait()
       raise
+    # What failed beside the loop fails here, not at the end of the run.
     run.checkpointer.check()
     run.host_work.check()
     scores = None
@@ -233,6 +234,7 @@ def _measure_and_draw(
   draws: bool,
 ) -> dict[str, float] | None:
   """Scores of the state, and a grid that is written beside the loop."""
+  # All processes gather the variables; drawing is the first one's.
   with run.progress.span("paused"):
     variables = sharding.local_copy(
       run.mesh, state.variables(run.config.sampler.params)
@@ -245,6 +247,7 @@ def _measure_and_draw(
 
 
 def _write_grid(run: _Run, step: int, drawn) -> None:
+  # Runs in a thread of its own: copying from the devices, PNG, TensorBoard.
   grid = run.image_grids.lay_out(drawn)
   if grid is not None:
     path = epath.Path(run.workdir) / "image_grids" / f"{step:08d}.png"
@@ -260,6 +263,7 @@ def _save(run: _Run, step: int, state, scores=None) -> None:
 def build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
   """From `config.checkpoint` and `config.validation`."""
   options = config.checkpoint
+  # Orbax deletes by these rules while the run goes on.
   ranking = validation.build_ranking(config)
   return checkpoints.Checkpointer(
     f"{workdir}/{checkpoints.FOLDER}",

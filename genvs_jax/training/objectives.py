@@ -103,6 +103,7 @@ def nerf(
   keys: randomness.StepKeys,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict]]:
   """Encoder and field alone, as `joint` without a denoiser."""
+  # Noise on the inputs and random samples on the rays as in `joint`.
   result = rendering_losses(model, options, variables, batch, keys)
   metrics = {**result.metrics, "loss": result.loss}
   return result.loss, (metrics, result.buffers)

@@ -58,6 +58,7 @@ def trained(params: dict, frozen: tuple[str, ...]) -> dict:
   Raises:
     ValueError: if `frozen` names no part, or nothing is left.
   """
+  # Frozen parts get neither gradient nor moments.
   unknown = set(frozen) - set(pipeline.PARTS)
   rest = {part: tree for part, tree in params.items() if part not in frozen}
   if unknown or not rest:
@@ -109,6 +110,7 @@ def build_optimizer(config) -> optax.GradientTransformation:
       weight_decay=options.weight_decay,
     )
 
+  # The order matters: the norm is that of all parts together.
   # Each part has an AdamW of its own, told apart by the top of the tree.
   return optax.chain(
     clip_by_global_norm(options.clip_norm),
@@ -128,9 +130,9 @@ def half_life_decay(
   averages forget the random start.
   """
   images = (step + 1) * batch_size
-  half_life = jnp.minimum(half_life, ramp_up * images)
+  at_most = jnp.minimum(half_life, ramp_up * images)
   # After half_life / batch_size steps, 0.5 of the old average is left.
-  return 0.5 ** (batch_size / jnp.maximum(half_life, 1e-8))
+  return 0.5 ** (batch_size / jnp.maximum(at_most, 1e-8))
 
 
 def inverse_power_decay(

@@ -1,5 +1,6 @@
 """Where a run starts: a checkpoint of its own, other weights, or nothing."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -43,6 +44,8 @@ def start(
     ValueError: if the checkpoint belongs to another config, or there is none
       that can be read.
   """
+  # Shapes and places of the state, so that arrays are read straight to where
+  # they belong, on any number of devices.
   abstract = jax.eval_shape(lambda: init_state(config, model))
   shardings = sharding.split_state(mesh, abstract)
   # Cases 1 and 2.
@@ -75,7 +78,7 @@ def take_over(
     config, model, state.params, state.buffers
   )
   ema = jax.tree.map(jnp.copy, params) if state.ema else {}
-  return state.replace(params=params, ema=ema, buffers=buffers)
+  return dataclasses.replace(state, params=params, ema=ema, buffers=buffers)
 
 
 def _restore(
@@ -97,6 +100,7 @@ def _restore(
   if processes.any_process(bool(problem)):
     logging.warning("the config of checkpoint %d: %s", step, problem)
     return None
+  # The config is compared before the arrays: a mismatch is no damage.
   forbidden, allowed = config_fields.changed(config, stored)
   if forbidden:
     raise ValueError(
@@ -113,6 +117,7 @@ def _restore(
     )
   except Exception as error:  # as above
     problem = repr(error)
+  # What one process cannot read, none goes on with.
   if processes.any_process(bool(problem)):
     logging.warning("the arrays of checkpoint %d: %s", step, problem[:500])
     return None

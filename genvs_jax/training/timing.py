@@ -54,12 +54,13 @@ class Progress:
     self._images = images_per_step
     self._flops = flops_per_step
     self._since = started
-    self._spent = collections.Counter()
+    self._spent: dict[str, float] = collections.defaultdict(float)
     self._first = True
 
   @contextlib.contextmanager
   def span(self, name: str) -> Iterator[None]:
     """Time in here counts as `name`: one of `SPANS`, or "paused"."""
+    # The same spans are named in profiles.
     begin = time.monotonic()
     with jax.profiler.TraceAnnotation(name):
       yield
@@ -71,11 +72,13 @@ class Progress:
       self._report(step, metrics)
 
   def _report(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    # Time since the last report, in which `step - self._step` steps were taken.
     now = time.monotonic()
     paused = self._spent.pop("paused", 0.0)
     elapsed = max(now - self._since - paused, 1e-9)
     scalars = {name: float(value) for name, value in metrics.items()}
     loss = scalars["loss"]
+    # The first step includes compilation, and gives no rate.
     if self._first:
       logging.info(
         "step %d  loss %.4f  first step after %.1f s (compilation)",
@@ -104,6 +107,7 @@ class Progress:
     self._spent.clear()
 
   def _rates(self, rate: float) -> dict[str, float]:
+    # Operations are counted for the global batch, rates given per device.
     each = self._flops * rate / jax.device_count()
     rates = {
       "steps_per_second": rate,
@@ -112,6 +116,20 @@ class Progress:
     }
     peak = flops.peak(jax.devices()[0].device_kind)
     return rates | ({"share_of_peak": each / peak} if peak else {})
+
+
+def build_progress(
+  config, writer: writers.Writer, started: float, step: int, operations: int
+) -> Progress:
+  """From `config.train`; the other arguments are those of `Progress`."""
+  return Progress(
+    writer,
+    started=started,
+    step=step,
+    last_step=config.train.steps,
+    images_per_step=config.train.batch_size * config.train.target_views,
+    flops_per_step=operations,
+  )
 
 
 class Profile:
@@ -133,6 +151,7 @@ class Profile:
     self._running = False
 
   def before(self, step: int) -> None:
+    # A run may resume in the middle of the steps to record.
     within = self._steps and self._steps[0] <= step <= self._steps[1]
     if within and not self._running:
       jax.profiler.start_trace(self._folder)
@@ -140,6 +159,7 @@ class Profile:
 
   def after(self, step: int, result: Any) -> None:
     """`result` is what the step computes."""
+    # The trace ends when the devices have done the last step.
     if self._running and step >= self._steps[1]:
       jax.block_until_ready(result)
       self.close()

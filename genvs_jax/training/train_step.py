@@ -14,6 +14,7 @@ function `train_step` inside `build_train_step`:
   9  norms and losses go to the log                            train_step, loop
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -69,12 +70,8 @@ def build_train_step(
   """(state, batch) -> (state, metrics): one update, for `compile_step`.
 
   Written for the global batch, as if one device did it all; where arrays lie
-  is said by constraints alone, from which XLA makes the communication.
-
-  Args:
-    config: objective, optimizer, accumulation and EMA are read from it.
-    model: the model.
-    mesh: of devices; a copy of the state may be spread over several.
+  on the mesh is said by constraints alone, from which XLA makes the
+  communication.
   """
   objective = objectives.OBJECTIVES[config.objective.name]
   options = objectives.build_options(config)
@@ -124,14 +121,14 @@ def build_train_step(
     # first to be asked and then to its place.
     gradient_norms = _norms("gradient_norm", grads)
     finite = jnp.isfinite(gradient_norms["gradient_norm"])
-    new = state.replace(
-      params=params, ema=ema, buffers=buffers, opt_state=opt_state
+    new = dataclasses.replace(
+      state, params=params, ema=ema, buffers=buffers, opt_state=opt_state
     )
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     skipped, in_a_row = state.skipped
     skipped, in_a_row = skipped + ~finite, jnp.where(finite, 0, in_a_row + 1)
-    new = new.replace(
-      step=state.step + 1, skipped=jnp.stack([skipped, in_a_row])
+    new = dataclasses.replace(
+      new, step=state.step + 1, skipped=jnp.stack([skipped, in_a_row])
     )
 
     # 9. What the log shows beside the losses.
@@ -224,6 +221,7 @@ def accumulate(
     grads, (metrics, buffers) = gradient(trained, buffers, *piece)
     return (jax.tree.map(jnp.add, total, grads), buffers), metrics
 
+  # [B,..] -> [count,B/count,..], a scan over the first axis.
   pieces = jax.tree.map(lambda x: randomness.interleave(x, count), batch)
   zeros = jax.tree.map(jnp.zeros_like, trained)
   (total, buffers), metrics = jax.lax.scan(

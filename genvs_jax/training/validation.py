@@ -1,6 +1,7 @@
 """What is measured and drawn of fixed validation scenes while a run goes on."""
 
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -43,6 +44,7 @@ def build_ranking(config) -> Ranking:
   )
   parts = pipeline.parts_of(config.objective.name)
   measured = [k for k, (part, _) in _RANKINGS.items() if part in parts]
+  # Renders come first: they are what a joint run learns first.
   if name == "auto":
     name = measured[0]
   if not name or config.validation.scenes == 0:
@@ -63,23 +65,25 @@ class Scenes(NamedTuple):
     inputs: images u8 [B,V,H,W,3], poses and intrinsics.
     target: u8 [B,H,W,3].
     target_pose: f32 [B,1,4,4].
-    index: i32 [B] of the scenes in their split.
+    numbers: i32 [B] of the scenes in their split.
   """
 
   inputs: dict[str, np.ndarray]
   target: np.ndarray
   target_pose: np.ndarray
-  index: np.ndarray
+  numbers: np.ndarray
 
 
 def load_scenes(config, workdir: str, count: int) -> Scenes | None:
   """The first scenes of the validation split, else of the training split."""
   if count == 0:
     return None
+  # A dataset of training scenes alone is measured on those.
   try:
     records = datasets.load_split(config, workdir, "validation")
   except datasets.DatasetMissingError:
     records = datasets.load_split(config, workdir, "train")
+  # The first views of a scene are its inputs, in training order.
   views = config.model.input_views
   items = []
   for i in range(min(count, len(records))):
@@ -99,7 +103,7 @@ def load_scenes(config, workdir: str, count: int) -> Scenes | None:
     },
     target=batch["images"][:, views],
     target_pose=batch["poses"][:, views:],
-    index=np.arange(len(items), dtype=np.int32),
+    numbers=np.arange(len(items), dtype=np.int32),
   )
 
 
@@ -154,18 +158,20 @@ def build_measure(
   """(variables, scenes) -> the scores of `Validation` as scalars."""
 
   def measure(variables, scenes: Scenes) -> dict[str, jax.Array]:
-    clean = pipeline.from_uint8(scenes.target, model.image_range)
+    # In the model's range; errors are brought back to [0,1] units.
+    clean = pipeline.from_uint8(jnp.asarray(scenes.target), model.image_range)
     scale = model.image_range[1] - model.image_range[0]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.key(seed), scenes.index
+      jax.random.key(seed), scenes.numbers
     )
     scores = {}
+    # Conditioning: the rendered features, or noise for a denoiser alone.
     if "encoder" in parts:
       features, views = view_synthesis.render_views(
         model, variables, scenes.inputs, scenes.target_pose
       )
       features = features[:, 0]
-      truth = scenes.target / 255.0
+      truth = jnp.asarray(scenes.target) / 255.0
       scores["psnr_render"] = jnp.mean(metrics.psnr(views.rgb[:, 0], truth))
     else:
       shape = (*clean.shape[:3], model.denoiser_features)
@@ -208,7 +214,7 @@ class ImageGrids:
   def __init__(
     self,
     scenes: Scenes | None,
-    draw: Callable[[pipeline.Variables], view_synthesis.Views | jax.Array],
+    draw: Callable[[pipeline.Variables], Any],
     near: float,
     far: float,
   ):
@@ -228,15 +234,16 @@ class ImageGrids:
     """The grid u8 [..,..,3] of what was drawn."""
     if self._scenes is None or drawn is None:
       return None
+    # A denoiser alone gives pictures of any objects, [n,H,W,3].
     drawn = jax.device_get(drawn)
     if not isinstance(drawn, view_synthesis.Views):
-      return grids.wrapped_grid("unconditional", drawn)
+      return grids.wrapped_grid("unconditional", np.asarray(drawn))
     scenes = self._scenes
     images = np.concatenate(
       [scenes.inputs["images"], scenes.target[:, None]], 1
     )
     return view_grids.scene_grid(
-      scenes.index, images, drawn, self._near, self._far
+      scenes.numbers.tolist(), images, drawn, self._near, self._far
     )
 
 
@@ -246,20 +253,25 @@ def build_image_grids(
   """From `config.train`, the sampler and the seed."""
   parts = pipeline.parts_of(config.objective.name)
   scenes = load_scenes(config, workdir, config.train.image_grid_scenes)
-  root = jax.random.key(config.seed)
-  if "encoder" not in parts:
+  draw: Callable[[pipeline.Variables], Any]
+  if scenes is None:
+    draw = lambda variables: None  # noqa: E731
+  elif "encoder" not in parts:
     unconditional = view_synthesis.build_unconditional(config, model)
-    keys = jax.random.split(root, 8)
+    keys = jax.random.split(jax.random.key(config.seed), 8)
     draw = lambda variables: unconditional(variables, keys)  # noqa: E731
   else:
-    synthesize = view_synthesis.build_draw(config, model, parts)
-    view_keys = (
-      None
-      if scenes is None
-      else view_synthesis.view_keys(config.seed, scenes.index, np.arange(1))
-    )
-
-    def draw(variables):
-      return synthesize(variables, scenes.inputs, scenes.target_pose, view_keys)
-
+    draw = _build_scene_draw(config, model, parts, scenes)
   return ImageGrids(scenes, draw, config.frustum.near, config.frustum.far)
+
+
+def _build_scene_draw(
+  config, model: pipeline.Model, parts: tuple[str, ...], scenes: Scenes
+) -> Callable[[pipeline.Variables], view_synthesis.Views]:
+  """variables -> the targets of the scenes, drawn with the same noise."""
+  # The same noise each time: grids of two steps differ by the weights alone.
+  synthesize = view_synthesis.build_draw(config, model, parts)
+  keys = view_synthesis.view_keys(config.seed, scenes.numbers, np.arange(1))
+  return lambda variables: synthesize(
+    variables, scenes.inputs, scenes.target_pose, keys
+  )

@@ -57,7 +57,7 @@ def build_metrics(
     name: jax.device_put(weights.load(folder, name), placement)
     for name in sorted({name for metric in available for name in NEEDS[metric]})
   }
-  functions = {
+  functions: dict[str, Callable] = {
     metric: functools.partial(jax.jit(distance), loaded)
     for metric, distance in _DISTANCES.items()
     if metric in available

@@ -7,6 +7,8 @@ FID      Heusel et al. 2017; between two sets of pictures, lower is closer
 Pictures are [n,H,W,3] in [0,1].
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   alpha, beta = weights["dists"]["alpha"], weights["dists"]["beta"]
   whole = jnp.sum(alpha) + jnp.sum(beta)
   edges = np.cumsum(DISTS_CHANNELS)[:-1]
-  similar = 0.0
+  similar = jnp.zeros(len(images))
   for x, y, a, b in zip(
     features(images),
     features(truth),
@@ -92,12 +94,12 @@ class FeatureStatistics:
 
   def __init__(self):
     self.count = 0
-    self._sum: np.ndarray | float = 0.0
-    self._products: np.ndarray | float = 0.0
+    self._sum: Any = 0.0
+    self._products: Any = 0.0
 
   def add(self, features: np.ndarray) -> None:
     """Adds features [n,d] of `networks.inception`."""
-    features = np.float64(features)
+    features = features.astype(np.float64)
     self.count += len(features)
     self._sum = self._sum + features.sum(0)
     self._products = self._products + features.T @ features
@@ -145,7 +147,7 @@ def _lpips(network, trunk, heads, images, truth) -> jax.Array:
       m / (jnp.sqrt(jnp.sum(m**2, -1, keepdims=True)) + 1e-10) for m in maps
     ]
 
-  distance = 0.0
+  distance = jnp.zeros(len(images))
   pairs = zip(features(images), features(truth), strict=True)
   for i, (x, y) in enumerate(pairs):
     per_pixel = jnp.sum((x - y) ** 2 * heads[f"lin{i}"], -1)
@@ -156,8 +158,8 @@ def _lpips(network, trunk, heads, images, truth) -> jax.Array:
 def _l2_pool(x: jax.Array) -> jax.Array:
   """DISTS's pooling: root of the blurred squares, a 3x3 Hann window."""
   window = np.hanning(5)[1:-1]
-  kernel = np.outer(window, window)
-  kernel = jnp.asarray(kernel / kernel.sum(), x.dtype)[:, :, None, None]
+  taps = np.outer(window, window)
+  kernel = jnp.asarray(taps / taps.sum(), x.dtype)[:, :, None, None]
   channels = x.shape[-1]
   squares = jax.lax.conv_general_dilated(
     x**2,

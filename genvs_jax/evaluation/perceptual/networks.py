@@ -32,7 +32,7 @@ def vgg16(weights: Weights, images: jax.Array, pool=None) -> list[jax.Array]:
     images: [n,H,W,3], normalised as the metric asks.
     pool: between stages, by default 2x2 maximum.
   """
-  features = []
+  features: list[jax.Array] = []
   x = images
   for stage in VGG16_STAGES:
     if features:
@@ -45,7 +45,7 @@ def vgg16(weights: Weights, images: jax.Array, pool=None) -> list[jax.Array]:
 
 def alexnet(weights: Weights, images: jax.Array) -> list[jax.Array]:
   """Features after each of the five ReLUs (torchvision's alexnet)."""
-  features = []
+  features: list[jax.Array] = []
   x = images
   for number, stride, padding, pooled in ALEXNET_LAYERS:
     if pooled:

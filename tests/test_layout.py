@@ -21,6 +21,7 @@ FLOORS = (
 )
 MOST_MODULES = 12  # in a folder, its __init__ aside
 MOST_LINES = 400  # of a file
+MOST_FUNCTION_LINES = 80
 
 
 def imports(path: pathlib.Path) -> set[str]:
@@ -134,3 +135,83 @@ def test_configs_override_fields_of_base_alone():
   for path in (ROOT / "configs").glob("*.py"):
     module = importlib.import_module(f"configs.{path.stem}")
     assert dict(fields(module.get_config())) == base, path
+
+
+def functions(path: pathlib.Path):
+  """All functions of a file."""
+  return [
+    node
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.FunctionDef)
+  ]
+
+
+def sources():
+  """The project's own code, tests and benchmarks aside."""
+  folders = ("genvs_jax", "tfds_srn", "configs")
+  paths = [p for name in folders for p in (ROOT / name).rglob("*.py")]
+  return [*paths, ROOT / "launch.py"]
+
+
+def test_functions_fit_on_a_page():
+  """Configs aside, which are lists of fields."""
+  for path in sources():
+    if path.parent.name == "configs":
+      continue
+    for node in functions(path):
+      lines = node.end_lineno - node.lineno + 1
+      assert lines <= MOST_FUNCTION_LINES, f"{path}:{node.name} has {lines}"
+  launcher = (ROOT / "launch.py").read_text().splitlines()
+  assert len(launcher) <= 150
+
+
+def test_classes_take_options_instead_of_a_config():
+  """The config is read where a mode is put together, and in build_*."""
+  for path in PACKAGE.rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ClassDef) and node.name not in (
+        *("Command", "_Run"),  # what a command is and what a loop shares
+        *("Pretrained",),  # hands the config of a checkpoint on
+      ):
+        names = {
+          n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)
+        } | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+        fields = {
+          n.target.id
+          for n in node.body
+          if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+        }
+        takes = {"config", "_config"} & (names | fields)
+        assert not takes or node.name == "Checkpointer", f"{path}:{node.name}"
+
+
+def test_the_method_is_narrated():
+  for folder in ("geometry", "diffusion", "models", "training"):
+    comments = code = 0
+    for path in (PACKAGE / folder).rglob("*.py"):
+      text = path.read_text()
+      docstring_lines = set()
+      for node in ast.walk(ast.parse(text)):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node):
+          first = node.body[0]
+          docstring_lines |= set(range(first.lineno, first.end_lineno + 1))
+      for number, line in enumerate(text.splitlines(), 1):
+        if number in docstring_lines:
+          continue
+        comments += line.strip().startswith("#") or "  # " in line
+        code += bool(line.strip()) and not line.strip().startswith("#")
+    assert comments >= 0.08 * code, f"{folder}: {comments} in {code} lines"
+
+
+def test_names_are_nouns():
+  """No bare participles as variables; see the list."""
+  bare = {"given", "found", "kept", "told", "wanted", "shown", "nothing"}
+  for path in sources():
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = set()
+      if isinstance(node, ast.Name):
+        names = {node.id}
+      elif isinstance(node, ast.arg):
+        names = {node.arg}
+      assert not names & bare, f"{path}:{node.lineno}: {names}"
