@@ -24,7 +24,7 @@ The modules that a user of a trained model needs can be imported from here:
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
   "camera_paths": "genvs_jax.geometry.camera_paths",
