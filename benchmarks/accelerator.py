@@ -152,15 +152,15 @@ def profile_step(spec: measuring.Spec, folder: str) -> dict:
   cpu.keep_freed_memory()
   program = programs.build(measuring.load_config(spec), spec.program)
   shutil.rmtree(folder, ignore_errors=True)
-  found = profiling.record(program.run, program.compiled.as_text(), folder)
-  return {"table": found.table(), "waste": found.waste()}
+  result = profiling.record(program.run, program.compiled.as_text(), folder)
+  return {"table": result.table(), "waste": result.waste()}
 
 
 def train(until: float) -> None:
   """Trains until then; a later call goes on."""
   from benchmarks import memory_training  # noqa: PLC0415
 
-  found = measuring.apart(
+  result = measuring.apart(
     memory_training.train,
     train_spec(),
     _SCENES.value,
@@ -169,7 +169,7 @@ def train(until: float) -> None:
     until,
     limit=until + measuring.GRACE - time.time(),
   )
-  print(found.get("error") or f"trained to step {found['step']}")
+  print(result.get("error") or f"trained to step {result['step']}")
 
 
 def report(results: measuring.Results, output: pathlib.Path) -> str:
@@ -232,7 +232,7 @@ def sweep_table(specs: list[measuring.Spec], values: dict) -> str:
 def curve_table(lines: list[dict]) -> str:
   """Some of the lines of train.jsonl."""
   names = [name for name in lines[-1] if name != "step"]
-  shown = [*lines[: -1 : max(1, len(lines) // 12)], lines[-1]]
+  text = [*lines[: -1 : max(1, len(lines) // 12)], lines[-1]]
   return "\n".join(
     [
       "| step | " + " | ".join(names) + " |",
@@ -241,7 +241,7 @@ def curve_table(lines: list[dict]) -> str:
         f"| {line['step']} | "
         + " | ".join(f"{line[k]:.4g}" if k in line else "" for k in names)
         + " |"
-        for line in shown
+        for line in text
       ),
     ]
   )

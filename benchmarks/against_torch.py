@@ -53,12 +53,12 @@ SIZE, RENDER_SIZE = 128, 64
 
 def main(argv):
   del argv
-  found = {}
+  result = {}
   for row in _ROWS.value:
-    found[row] = measure(row, _COLUMNS.value, _REPEATS.value)
-    print(line(row, found[row]), flush=True)
+    result[row] = measure(row, _COLUMNS.value, _REPEATS.value)
+    print(line(row, result[row]), flush=True)
     if _OUTPUT.value:
-      pathlib.Path(_OUTPUT.value).write_text(json.dumps(found, indent=1))
+      pathlib.Path(_OUTPUT.value).write_text(json.dumps(result, indent=1))
 
 
 def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
@@ -81,12 +81,12 @@ def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
       pipe = workers[column][1]
       pipe.send("run")
       times[column].append(pipe.recv())
-  found = {}
+  result = {}
   for column, (process, pipe) in workers.items():
     pipe.send("end")
-    found[column] = {"seconds": times[column], **pipe.recv()}
+    result[column] = {"seconds": times[column], **pipe.recv()}
     process.join()
-  return found
+  return result
 
 
 def work(row: str, column: str, pipe) -> None:
@@ -109,11 +109,11 @@ def work(row: str, column: str, pipe) -> None:
   pipe.send({"process_gb": peak, **needed})
 
 
-def line(row: str, found: dict[str, dict]) -> str:
+def line(row: str, result: dict[str, dict]) -> str:
   """One row of a Markdown table."""
   cells = []
-  first = np.median(found[next(iter(found))]["seconds"])
-  for column in found.values():
+  first = np.median(result[next(iter(result))]["seconds"])
+  for column in result.values():
     seconds = column["seconds"]
     median = np.median(seconds)
     cell = f"{median:.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
@@ -146,7 +146,7 @@ def build_reference(row: str):
   intrinsics = (focal, focal, RENDER_SIZE / 2, RENDER_SIZE / 2)
   images = torch.rand(4, 3, SIZE, SIZE)
   features = torch.rand(1, 16, SIZE, SIZE)
-  told = torch.zeros(1, 9)
+  labels = torch.zeros(1, 9)
 
   def lift(count):
     volumes = encoder(images[:count].flip(2))
@@ -165,11 +165,11 @@ def build_reference(row: str):
       )
     return [torch.stack(x) for x in zip(*rendered, strict=True)]
 
-  def denoise(clean, given):
+  def denoise(clean, cond):
     sigma = torch.exp(0.5 + 1.4 * torch.randn(1))
     skip, out, inp = torch_layers.scalings(sigma)
     noisy = clean + sigma * torch.randn_like(clean)
-    output, log_variance = denoiser(noisy * inp, sigma, given, told)
+    output, log_variance = denoiser(noisy * inp, sigma, cond, labels)
     error = (output - (clean - skip * noisy) / out) ** 2
     return (error / log_variance.exp() + log_variance).mean() / 2
 
@@ -195,7 +195,7 @@ def build_reference(row: str):
         elif row == "render":
           render(volumes, cameras[2:3], train=False)
         else:
-          denoiser(images[:1], torch.ones(1), features, told)
+          denoiser(images[:1], torch.ones(1), features, labels)
 
     return run
   volumes = torch.randn(2, 16, 64, SIZE, SIZE, requires_grad=True)

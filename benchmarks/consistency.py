@@ -28,10 +28,10 @@ def main(argv):
     }[name]
     frames = true_frames(size, 120)
     for label, changed in versions(frames).items():
-      found = score(changed)
-      shown = "not scored" if found.psnr is None else f"{found.psnr:.2f} dB"
+      result = score(changed)
+      text = "not scored" if result.psnr is None else f"{result.psnr:.2f} dB"
       print(
-        f"{name}, {label}: {shown}, coverage {found.coverage:.3f}", flush=True
+        f"{name}, {label}: {text}, coverage {result.coverage:.3f}", flush=True
       )
 
 

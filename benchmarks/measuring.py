@@ -104,10 +104,10 @@ def open_results(path: str, peak_size: int | None, cpu: bool = True) -> Results:
   results = Results(path)
 
   def ask(function: Callable[..., dict], *arguments) -> dict:
-    found = apart(function, *arguments, limit=_START)
-    if "error" in found:
-      raise RuntimeError(f"the device does not work: {found['error']}")
-    return found
+    result = apart(function, *arguments, limit=_START)
+    if "error" in result:
+      raise RuntimeError(f"the device does not work: {result['error']}")
+    return result
 
   machine = ask(describe_machine)
   if machine["device"] == "cpu" and not cpu:
@@ -144,13 +144,13 @@ def apart(
     process.join()
     raise TimeoutError(f"{_OUT_OF_TIME} {limit:.3g} s")
   try:
-    found = ours.recv()
+    result = ours.recv()
   except EOFError:
-    found = None
+    result = None
   process.join(GRACE)
   process.kill()  # if it hangs at its end
   process.join()
-  return found or {"error": f"the process ended with code {process.exitcode}"}
+  return result or {"error": f"the process ended with code {process.exitcode}"}
 
 
 def _answer(pipe, function: Callable[..., dict], *arguments) -> None:
@@ -265,7 +265,7 @@ def measure_peaks(size: int | None) -> dict[str, float]:
 
   cpu.keep_freed_memory()
   size = size or (4096 if jax.default_backend() == "cpu" else 8192)
-  found = {}
+  result = {}
 
   def best(function, x) -> float:
     compiled = jax.jit(function).lower(x).compile()
@@ -273,11 +273,11 @@ def measure_peaks(size: int | None) -> dict[str, float]:
 
   for dtype in DTYPES:
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    taken = best(lambda x: x @ x, x)
-    found[f"{dtype}_per_second"] = 2 * size**3 / taken
-  taken = best(lambda x: x + 1, jnp.ones(4 * size**2, jnp.float32))
-  found["bytes_per_second"] = 2 * 16 * size**2 / taken
-  return found
+    duration = best(lambda x: x @ x, x)
+    result[f"{dtype}_per_second"] = 2 * size**3 / duration
+  duration = best(lambda x: x + 1, jnp.ones(4 * size**2, jnp.float32))
+  result["bytes_per_second"] = 2 * 16 * size**2 / duration
+  return result
 
 
 def share_of_product(row: dict, peaks: dict[str, float], dtype: str) -> float:

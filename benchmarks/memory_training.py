@@ -122,8 +122,8 @@ class _Score:
     views = config.model.input_views
     self._output, self._frustum = output, config.frustum
     self._curve = output / "train.jsonl"
-    kept = step > 0 and self._curve.exists()
-    lines = self._curve.read_text().splitlines() if kept else []
+    resumes = step > 0 and self._curve.exists()
+    lines = self._curve.read_text().splitlines() if resumes else []
     lines = [line for line in lines if json.loads(line)["step"] <= step]
     self._curve.write_text("".join(f"{line}\n" for line in lines))
     self.seconds = json.loads(lines[-1])["seconds"] if lines else 0.0

@@ -103,14 +103,14 @@ def read_ops(events: list[dict], on_host: bool) -> list[Op]:
     if event.get("name") == "process_name"
     and event["args"]["name"].startswith("/device:")
   }
-  found = [
+  result = [
     event
     for event in events
     if event.get("ph") == "X" and "hlo_op" in event.get("args", {})
   ]
   return [
     Op(event["args"]["hlo_op"], event["ts"] / 1e6, event["dur"] / 1e6)
-    for event in found
+    for event in result
     if (event["pid"] in devices) != on_host
     and not _HOLDS_OTHERS.match(event["args"]["hlo_op"])
   ]

@@ -67,7 +67,7 @@ def build(config, name: str) -> Program:
     "denoiser": _denoiser,
     "frame": _frame,
   }[part]
-  function, parts, *given = build_one(config, model, name != part)
+  function, parts, *arguments = build_one(config, model, name != part)
   variables = _init(model, parts)
   if name != part:
     function = _gradient(function)
@@ -75,11 +75,11 @@ def build(config, name: str) -> Program:
   begin = time.perf_counter()
   traced = jax.jit(
     function, compiler_options=options if name != part else None
-  ).trace(variables, *given)
+  ).trace(variables, *arguments)
   compiled = traced.lower().compile()
   seconds = time.perf_counter() - begin
   return Program(
-    lambda: jax.block_until_ready(compiled(variables, *given)),
+    lambda: jax.block_until_ready(compiled(variables, *arguments)),
     compiled,
     flops.count(traced.jaxpr),
     seconds,

@@ -103,10 +103,10 @@ def show_drift(config, model, variables) -> None:
     return np.stack([frame.sample[0, 0] for frame in frames])
 
   alone = draw(1, 1)
-  shown = [i for i in (0, 1, 2, 5, 10, 20, 39) if i < len(poses)]
+  text = [i for i in (0, 1, 2, 5, 10, 20, 39) if i < len(poses)]
   print(
     f"policy {config.rollout.policy}; frame{'':24s}",
-    *(f"{i:8d}" for i in shown),
+    *(f"{i:8d}" for i in text),
   )
   for devices in (1, 2, 4):
     if devices > jax.device_count():
@@ -114,7 +114,7 @@ def show_drift(config, model, variables) -> None:
     drift = np.abs(draw(4, devices) - alone).max((1, 2, 3))
     print(
       f"4 scenes on {devices} device(s), largest difference",
-      *(f"{drift[i]:8.1e}" for i in shown),
+      *(f"{drift[i]:8.1e}" for i in text),
     )
 
 

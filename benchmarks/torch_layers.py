@@ -161,10 +161,10 @@ class Renderer(nn.Module):
         ],
         -1,
       ).clamp(-1, 1)
-      found = functional.grid_sample(
+      result = functional.grid_sample(
         volume[None], at[None, None, None], align_corners=True
       )
-      outputs = outputs + self.sigma_color_net(found[0, :, 0, 0].T)
+      outputs = outputs + self.sigma_color_net(result[0, :, 0, 0].T)
     outputs = outputs / len(poses)
     density = functional.softplus(outputs[:, 0]).reshape(points.shape[:-1])
     features = torch.sigmoid(outputs[:, 1:])

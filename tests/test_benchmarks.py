@@ -193,9 +193,9 @@ def test_profiles_group_operations_and_find_the_waste():
   %copy.4 = f32[2] copy(f32[2] %x), metadata={op_name="jit(step)/jvp(render)/transpose"}
   """  # noqa: E501
   ops = profiling.read_ops(events, on_host=False)
-  found = profiling.summarise(ops, profiling.read_scopes(program), 8.0)
-  assert found.wall == pytest.approx(8) and found.busy == pytest.approx(6)
-  assert found.groups == pytest.approx(
+  result = profiling.summarise(ops, profiling.read_scopes(program), 8.0)
+  assert result.wall == pytest.approx(8) and result.busy == pytest.approx(6)
+  assert result.groups == pytest.approx(
     {
       "encoder, forward, products": 3,
       "render, backward, other": 3,
@@ -204,7 +204,7 @@ def test_profiles_group_operations_and_find_the_waste():
     }
   )
   # 3 of 7 seconds of operations, in 6 of 8 seconds; idle is a quarter.
-  assert found.waste() == "render, backward, other (32% of the time)"
+  assert result.waste() == "render, backward, other (32% of the time)"
   with pytest.raises(ValueError, match="no operations"):
     profiling.summarise([], {}, 1.0)
   # Gaps that the profiler alone makes are no waste.

@@ -77,8 +77,8 @@ def test_latest_and_every_nth_are_kept(tmp_path):
   for step in range(1, 11):
     checkpointer.save(step, {"x": jnp.full(3, step)}, {"a": 1})
   checkpointer.close()
-  kept = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
-  assert kept == [4, 8, 9, 10]
+  steps = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+  assert steps == [4, 8, 9, 10]
 
 
 @pytest.mark.parametrize("highest, best", [(True, 2), (False, 3)])
@@ -94,8 +94,8 @@ def test_the_best_is_kept(tmp_path, highest, best):
     metrics = {"psnr": scores[step]} if step in scores else None
     checkpointer.save(step, {"x": jnp.zeros(1)}, {}, metrics)
   checkpointer.close()
-  kept = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
-  assert kept == [best, 6]
+  steps = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+  assert steps == [best, 6]
 
 
 def test_an_older_format_serves_for_its_weights_alone(tmp_path, monkeypatch):

@@ -85,9 +85,9 @@ def test_another_meaning_is_refused(fresh, trained_workdir, field, value):
 
 
 def test_a_widened_denoiser_draws_what_it_drew():
-  narrow, given = denoiser(8, (8, 16), (1, 1), (False, True), features=0)
+  narrow, stored = denoiser(8, (8, 16), (1, 1), (False, True), features=0)
   wide, variables = denoiser(8, (8, 16), (1, 1), (False, True), features=4)
-  merged, report = warm_start.merge(variables, given)
+  merged, report = warm_start.merge(variables, stored)
   assert report.widened == ["params/input/kernel"] and not report.fresh
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
   features = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
@@ -98,21 +98,21 @@ def test_a_widened_denoiser_draws_what_it_drew():
       variables, x, rest[0], features, rest[1], train=False
     )
 
-  before, _ = run(narrow, given, features[..., :0])
+  before, _ = run(narrow, stored, features[..., :0])
   after, _ = run(wide, merged, features)
   np.testing.assert_allclose(after, before, atol=1e-6)
 
 
 def test_a_grown_denoiser_keeps_its_inner_levels():
-  _, given = denoiser(8, (8, 16), (1, 1), (False, True))
+  _, stored = denoiser(8, (8, 16), (1, 1), (False, True))
   _, variables = denoiser(16, (8, 8, 16), (1, 1, 1), (False, False, True))
-  merged, report = warm_start.merge(variables, given)
+  merged, report = warm_start.merge(variables, stored)
   assert report.fresh and all("_16_" in name for name in report.fresh)
   assert not report.unused
   jax.tree.map(
     np.testing.assert_array_equal,
-    {name: merged["params"][name] for name in given["params"]},
-    given["params"],
+    {name: merged["params"][name] for name in stored["params"]},
+    stored["params"],
   )
   jax.tree.map(
     np.testing.assert_array_equal,

@@ -73,9 +73,9 @@ def test_a_whole_checkpoint_arrives_unchanged(reference, tmp_path):
   raw = pretrained.load(str(tmp_path), params="raw")
   assert_trees_equal(raw.variables, variables)
   # And a run can start from every part of it.
-  for part, given in loaded.variables.items():
-    fresh = jax.tree.map(jnp.zeros_like, given)
-    merged, report = warm_start.merge(fresh, given)
+  for part, stored in loaded.variables.items():
+    fresh = jax.tree.map(jnp.zeros_like, stored)
+    merged, report = warm_start.merge(fresh, stored)
     assert not (report.fresh or report.unused or report.widened)
     assert_trees_equal(merged, variables[part])
 
@@ -224,8 +224,8 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
   for params, expected in (("raw", values), ("ema", averaged_values)):
     loaded = pretrained.load(str(tmp_path), params=params)
     kernel = loaded.variables["denoiser"]["params"]["input"]["kernel"]
-    wanted = expected["denoiser"]["params"]["input"]["kernel"]
-    np.testing.assert_array_equal(kernel[:, :, :3], wanted[:, :, :3])
+    target = expected["denoiser"]["params"]["input"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, :, :3], target[:, :, :3])
     np.testing.assert_array_equal(kernel[:, :, 3:], 0)
   # So features do not matter yet.
   denoise = jax.jit(functools.partial(pipeline.denoise, loaded.model))

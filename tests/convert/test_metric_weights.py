@@ -91,5 +91,5 @@ def test_folded_norms_do_what_the_norms_did():
   y = x @ tensors["a.conv.weight"][:, :, 0, 0].T - tensors["a.bn.running_mean"]
   y /= np.sqrt(tensors["a.bn.running_var"] + 1e-3)
   y = y * tensors["a.bn.weight"] + tensors["a.bn.bias"]
-  found = x @ arrays["a.kernel"][0, 0] + arrays["a.bias"]
-  np.testing.assert_allclose(found, y, rtol=1e-5)
+  result = x @ arrays["a.kernel"][0, 0] + arrays["a.bias"]
+  np.testing.assert_allclose(result, y, rtol=1e-5)

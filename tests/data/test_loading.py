@@ -43,12 +43,12 @@ def test_batches_hold_distinct_views_of_their_scene(debug_config, records):
       np.testing.assert_allclose(
         batch["intrinsics"][i], record["intrinsics"], rtol=1e-6
       )
-      found = [
+      result = [
         int(np.abs(record["poses"] - pose).sum((1, 2)).argmin())
         for pose in batch["poses"][i]
       ]
-      assert len(set(found)) == len(found)
-      for image, view in zip(batch["images"][i], found, strict=True):
+      assert len(set(result)) == len(result)
+      for image, view in zip(batch["images"][i], result, strict=True):
         truth = np.array(Image.open(io.BytesIO(record["images"][view])))
         np.testing.assert_array_equal(image, truth)
 

@@ -20,9 +20,9 @@ FOCAL = 1.025
 @pytest.fixture
 def warnings(monkeypatch):
   """What is logged as a warning."""
-  found = []
-  monkeypatch.setattr(logging, "warning", lambda m, *a: found.append(m % a))
-  return found
+  result = []
+  monkeypatch.setattr(logging, "warning", lambda m, *a: result.append(m % a))
+  return result
 
 
 def picture(width=64, height=64, mode="RGB") -> Image.Image:
@@ -48,14 +48,14 @@ def srn(folder):
 OPENGL = np.array([1.0, -1.0, -1.0, 1.0])
 
 
-def transforms(folder, names, poses, **told):
+def transforms(folder, names, poses, **fields):
   for i in range(len(poses)):
     picture().save(folder / f"r_{i}.png")
   frames = [
     {"file_path": name, "transform_matrix": pose.tolist()}
     for name, pose in zip(names, poses, strict=True)
   ]
-  text = json.dumps({**told, "frames": frames})
+  text = json.dumps({**fields, "frames": frames})
   (folder / "transforms.json").write_text(text)
 
 
@@ -71,8 +71,8 @@ def nerfstudio(folder):
   folder.mkdir()
   poses = POSES * OPENGL
   names = [f"r_{i}.png" for i in range(3)]
-  told = {"fl_x": FOCAL * 256, "fl_y": FOCAL * 256, "cx": 128, "cy": 128}
-  transforms(folder, names, poses, w=256, h=256, **told)
+  fields = {"fl_x": FOCAL * 256, "fl_y": FOCAL * 256, "cx": 128, "cy": 128}
+  transforms(folder, names, poses, w=256, h=256, **fields)
 
 
 def opencv_world_to_camera(folder):
@@ -98,14 +98,14 @@ def test_every_layout_gives_the_same_cameras(
   write, options, tmp_path, warnings
 ):
   write(tmp_path / "scene")
-  given = photos.load(str(tmp_path / "scene"), size=SIZE, **options)
-  np.testing.assert_allclose(given["poses"], POSES, atol=1e-5)
+  scene = photos.load(str(tmp_path / "scene"), size=SIZE, **options)
+  np.testing.assert_allclose(scene["poses"], POSES, atol=1e-5)
   np.testing.assert_allclose(
-    given["intrinsics"], [FOCAL * SIZE, FOCAL * SIZE, 16, 16], rtol=1e-5
+    scene["intrinsics"], [FOCAL * SIZE, FOCAL * SIZE, 16, 16], rtol=1e-5
   )
   expected = picture().resize((SIZE, SIZE), Image.Resampling.BOX)
-  np.testing.assert_array_equal(given["images"], [np.asarray(expected)] * 3)
-  photos.warn_of_odd_cameras(given["poses"], 0.8, 1.8)
+  np.testing.assert_array_equal(scene["images"], [np.asarray(expected)] * 3)
+  photos.warn_of_odd_cameras(scene["poses"], 0.8, 1.8)
   assert not warnings
 
 
@@ -113,11 +113,11 @@ def test_a_single_picture_and_its_camera_by_hand(tmp_path):
   path = tmp_path / "one.png"
   picture().save(path)
   fov = 2 * math.degrees(math.atan(0.5 / FOCAL))
-  given = photos.load(
+  scene = photos.load(
     str(path), size=SIZE, elevation=20.0, distance=1.3, fov=fov
   )
-  np.testing.assert_allclose(given["poses"][0], POSES[0], atol=1e-5)
-  np.testing.assert_allclose(given["intrinsics"][0], FOCAL * SIZE, rtol=1e-5)
+  np.testing.assert_allclose(scene["poses"][0], POSES[0], atol=1e-5)
+  np.testing.assert_allclose(scene["intrinsics"][0], FOCAL * SIZE, rtol=1e-5)
   with pytest.raises(ValueError, match=r"whose camera is not known: give"):
     photos.load(str(path), size=SIZE)
 
@@ -128,12 +128,12 @@ def test_squares_keep_rays_and_pixels_together(fit, side, tmp_path):
   image = np.full((64, 96, 3), 255, np.uint8)
   image[20:24, 60:64] = [255, 0, 0]
   Image.fromarray(image).save(tmp_path / "one.png")
-  given = photos.load(
+  scene = photos.load(
     str(tmp_path / "one.png"), size=side, fit=fit, distance=1.0, fov=60.0
   )
-  (y, x) = np.argwhere(given["images"][0][..., 1] == 0).mean(0) + 0.5
+  (y, x) = np.argwhere(scene["images"][0][..., 1] == 0).mean(0) + 0.5
   focal = 48 / math.tan(math.radians(30))
-  fx, fy, cx, cy = given["intrinsics"]
+  fx, fy, cx, cy = scene["intrinsics"]
   np.testing.assert_allclose((x - cx) / fx, (62 - 48) / focal, rtol=1e-5)
   np.testing.assert_allclose((y - cy) / fy, (22 - 32) / focal, rtol=1e-5)
 
@@ -142,11 +142,11 @@ def test_transparent_pixels_are_white(tmp_path):
   image = np.zeros((64, 64, 4), np.uint8)
   image[:32, :, 3] = 255
   Image.fromarray(image).save(tmp_path / "one.png")
-  given = photos.load(
+  scene = photos.load(
     str(tmp_path / "one.png"), size=64, distance=1.0, fov=60.0
   )
-  assert (given["images"][0, :32] == 0).all()
-  assert (given["images"][0, 32:] == 255).all()
+  assert (scene["images"][0, :32] == 0).all()
+  assert (scene["images"][0, 32:] == 255).all()
 
 
 def test_wrong_conventions_and_scales_are_warned_of(tmp_path, warnings):

@@ -92,9 +92,9 @@ def test_the_table_is_that_of_the_pictures_on_disk(scored, tmp_path):
       ssim.append(
         skimage.metrics.structural_similarity(true, drawn, channel_axis=-1)
       )
-    found = line["scores"]["sample"]
-    np.testing.assert_allclose(found["psnr"], psnr, atol=1e-4)
-    np.testing.assert_allclose(found["ssim"], ssim, atol=1e-4)
+    result = line["scores"]["sample"]
+    np.testing.assert_allclose(result["psnr"], psnr, atol=1e-4)
+    np.testing.assert_allclose(result["ssim"], ssim, atol=1e-4)
     means.append([np.mean(psnr), np.mean(ssim)])
   row = results["rows"]["sample"]
   np.testing.assert_allclose(
@@ -207,9 +207,9 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
   assert rows["render"]["depth_error"] > 0
   assert "depth_error" not in rows["sample"]
   for row in ("render", "sample"):
-    found = line["rollout"]["scores"][row]
-    assert 0 <= found["reprojection_coverage"] <= 1
-    assert rows[row]["field_fit"] == found["field_fit"]
+    result = line["rollout"]["scores"][row]
+    assert 0 <= result["reprojection_coverage"] <= 1
+    assert rows[row]["field_fit"] == result["field_fit"]
   # The input copy is the nearer of the two views, seen from the origin.
   records = datasets.load_split(config, "", "validation")
   scene = protocol.load_scene(config, records, 0)
@@ -218,8 +218,8 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
     apart = np.linalg.norm(positions[[0, 3]] - positions[view], axis=-1)
     copied = scene.inputs["images"][np.argmin(apart)]
     expected = skimage.metrics.peak_signal_noise_ratio(scene.images[i], copied)
-    found = line["scores"]["input_copy"]["psnr"][i]
-    assert found == pytest.approx(expected, abs=1e-4)
+    result = line["scores"]["input_copy"]["psnr"][i]
+    assert result == pytest.approx(expected, abs=1e-4)
 
 
 def test_perceptual_metrics_come_with_their_weights(
@@ -243,9 +243,9 @@ def test_perceptual_metrics_come_with_their_weights(
   results = evaluate.evaluate(config, model, variables, str(tmp_path))
   assert set(results["left_out"]) == {"lpips_alex", "dists"}
   (first, *_) = read_lines(results)
-  found = first["scores"]["render"]
-  expected = 2 * 10 ** (-np.array(found["psnr"]) / 10)
-  np.testing.assert_allclose(found["lpips_vgg"], expected, rtol=1e-4)
+  result = first["scores"]["render"]
+  expected = 2 * 10 ** (-np.array(result["psnr"]) / 10)
+  np.testing.assert_allclose(result["lpips_vgg"], expected, rtol=1e-4)
   stored = [
     np.load(folder_of(results) / f"scenes/{i:06d}.npz") for i in range(3)
   ]
@@ -254,8 +254,8 @@ def test_perceptual_metrics_come_with_their_weights(
   )
   assert drawn.shape == (6, 4 * 2 * 3)
   statistics = [distances.FeatureStatistics() for _ in range(2)]
-  for found, features in zip(statistics, (drawn, truth), strict=True):
-    found.add(features)
+  for result, features in zip(statistics, (drawn, truth), strict=True):
+    result.add(features)
   expected = distances.frechet(*statistics)
   assert results["rows"]["render"]["fid"] == pytest.approx(expected)
   assert results["fid"]["images"] == 6

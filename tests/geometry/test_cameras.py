@@ -118,9 +118,9 @@ def test_spread_targets_keep_their_distance():
   poses = random_poses(40)
   chosen = camera_paths.spread_targets(poses, [2, 7], 8, 30.0)
   assert len(set(chosen.tolist())) == 8
-  for given in (2, 7):
+  for source in (2, 7):
     angles = jax.vmap(camera_paths.view_angle, (None, 0))(
-      poses[given], poses[chosen]
+      poses[source], poses[chosen]
     )
     assert (np.degrees(angles) >= 30).all()
   with pytest.raises(ValueError, match=r"expected evaluate\.spread_views = 41"):

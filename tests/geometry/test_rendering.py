@@ -130,16 +130,16 @@ def test_lookup_is_exact_on_an_affine_volume(align_corners):
   index -= 0 if align_corners else 0.5
   u, v, depth = index.T
   expected = jnp.stack([v, u, depth, 2 * v - u + 0.5 * depth], -1)
-  found = rendering.trilinear_lookup(volume, uvw, align_corners)
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  result = rendering.trilinear_lookup(volume, uvw, align_corners)
+  np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
 def test_lookup_continues_the_border():
   volume = jnp.arange(8.0).reshape(2, 2, 2, 1)
-  found = rendering.trilinear_lookup(
+  result = rendering.trilinear_lookup(
     volume, jnp.array([[-5.0, -5, -5], [5, 5, 5], [5, -5, -5]]), False
   )
-  np.testing.assert_allclose(found[:, 0], [0, 7, 2])
+  np.testing.assert_allclose(result[:, 0], [0, 7, 2])
 
 
 def test_lookup_refuses_a_flat_volume():
@@ -215,11 +215,11 @@ def test_weights_of_two_sets_are_those_of_the_sorted_whole():
   np.testing.assert_allclose(
     of_both(density), of_sorted(density), atol=1e-6, rtol=1e-5
   )
-  found, expected = (
+  result, expected = (
     jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(density)
     for f in (of_both, of_sorted)
   )
-  np.testing.assert_allclose(found, expected, atol=1e-6, rtol=1e-5)
+  np.testing.assert_allclose(result, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_bfloat16_volumes_are_summed_in_float32():

@@ -89,10 +89,10 @@ def test_depth_errors_count_opaque_pixels_of_the_object():
   opacity = np.ones((2, 4, 4), np.float32)
   opacity[0, 2, 2] = 0.4  # there the error does not count
   opacity[1] = 0
-  found = image_scores.depth_scores(depth, opacity, distances)
-  np.testing.assert_allclose(found["depth_error"][0], 0.1, rtol=1e-5)
-  np.testing.assert_allclose(found["depth_coverage"], [0.75, 0])
-  assert np.isnan(found["depth_error"][1])
+  result = image_scores.depth_scores(depth, opacity, distances)
+  np.testing.assert_allclose(result["depth_error"][0], 0.1, rtol=1e-5)
+  np.testing.assert_allclose(result["depth_coverage"], [0.75, 0])
+  assert np.isnan(result["depth_error"][1])
 
 
 def test_means_are_over_views_and_then_over_scenes():

@@ -109,7 +109,7 @@ def test_a_denoiser_of_the_64_setting_denoises_as_the_reference(
   content = {f"inner_model.{k}": torch.tensor(v) for k, v in tensors.items()}
   loaded = converted(content, tmp_path)
   assert loaded.config.model.image_size == 64
-  sigma, told = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
+  sigma, labels = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
   # Blocks are named by resolution, and the file's pictures are smaller.
   variables = dict(loaded.variables["denoiser"])
   variables["params"] = {
@@ -121,7 +121,7 @@ def test_a_denoiser_of_the_64_setting_denoises_as_the_reference(
     for name, value in variables["params"].items()
   }
   output, _ = pipeline.predict(
-    loaded.model, {"denoiser": variables}, x, sigma, cond, told
+    loaded.model, {"denoiser": variables}, x, sigma, cond, labels
   )
   denoised = edm.denoised(x, output, sigma, loaded.model.sigma_data)
   arrays.check("denoised", rule.nchw(denoised), "network")

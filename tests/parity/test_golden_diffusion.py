@@ -169,8 +169,8 @@ def test_every_item_has_its_own_flip(golden):
   mirrored = arrays["batched_flip_bug/a0"]
   draws = jnp.zeros((len(mirrored), augmentation.DRAWS))
   warp = augmentation.warp_from_draws(draws.at[:, 0].set(mirrored), 0.0)
-  told = augmentation.labels(warp)
-  arrays.check("batched_flip_bug/cond", told, "augmentation")
+  augment_labels = augmentation.labels(warp)
+  arrays.check("batched_flip_bug/cond", augment_labels, "augmentation")
   size = arrays["image"].shape[-1]
   maps = np.asarray(augmentation.matrices(warp, size, size))
   theirs = arrays["batched_flip_bug/mat"]

@@ -83,14 +83,14 @@ def small_denoiser(golden):
 def test_image_v1_outputs(small_denoiser):
   arrays, _, network, variables, _ = small_denoiser
   x, cond = denoiser_inputs(arrays, "x", "cond")
-  sigma, told = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
+  sigma, labels = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
   (output, log_variance), spy = spied(
-    network, variables, x, sigma, cond, told, train=False
+    network, variables, x, sigma, cond, labels, train=False
   )
   arrays.check("model_out", rule.nchw(output), "network")
   arrays.check("logvar", log_variance, "network")
   plain, _ = network.apply(
-    variables, x, sigma, cond, jnp.zeros_like(told), train=False
+    variables, x, sigma, cond, jnp.zeros_like(labels), train=False
   )
   arrays.check("model_out_noaug", rule.nchw(plain), "network")
 
@@ -120,7 +120,7 @@ def test_image_v1_outputs(small_denoiser):
 def test_image_v1_denoising_loss_and_gradients(small_denoiser):
   arrays, config, network, variables, sources = small_denoiser
   clean, noise, cond = denoiser_inputs(arrays, "reals", "noise", "cond")
-  sigma, told = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
+  sigma, labels = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
   data = config["sigma_data"]
   noisy = clean + sigma[:, None, None, None] * noise
   arrays.check("noised", rule.nchw(noisy), "sampler")
@@ -131,7 +131,7 @@ def test_image_v1_denoising_loss_and_gradients(small_denoiser):
   def run(variables, cond):
     scaled = noisy * edm.scalings(sigma, data).inp[:, None, None, None]
     output, log_variance = network.apply(
-      variables, scaled, sigma, cond, told, train=False
+      variables, scaled, sigma, cond, labels, train=False
     )
     target = edm.network_target(clean, noisy, sigma, data)
     each = [
@@ -174,7 +174,7 @@ def test_image_v1_at_a_real_configuration(golden):
   salt, gain = int(arrays["rule_salt"]), float(arrays["rule_gain"])
   network = image_v1_from(config)
   x, cond = denoiser_inputs(arrays, "x", "cond")
-  sigma, told = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
+  sigma, labels = jnp.asarray(arrays["sigma"]), jnp.asarray(arrays["aug_cond"])
   shapes = denoiser_leaves(network, x, cond)
   variables, tensors = rule.fill_by_rule(
     names.image_v1(shapes), shapes, DENOISER + "inner_model.", salt, gain
@@ -183,7 +183,7 @@ def test_image_v1_at_a_real_configuration(golden):
     arrays.check(f"probe/inner_model.{key}", tensors[key].flat[:16], "pose")
 
   def run(x):
-    return network.apply(variables, x, sigma, cond, told, train=False)
+    return network.apply(variables, x, sigma, cond, labels, train=False)
 
   output, log_variance = run(x)
   arrays.check("model_out", rule.nchw(output), "network")
@@ -218,12 +218,12 @@ def test_ddpmpp(golden):
   assert all(key.endswith("resample_filter") for key in unused)
 
   sigma = jnp.exp(4 * jnp.asarray(arrays["noise_labels"]))
-  told = jnp.asarray(arrays["augment_labels"])
-  output, _ = network.apply(variables, x, sigma, cond, told, train=False)
+  labels = jnp.asarray(arrays["augment_labels"])
+  output, _ = network.apply(variables, x, sigma, cond, labels, train=False)
   arrays.check("out", rule.nchw(output), "network")
   # The hidden values were kept of this pass, without the augmentation vector.
   (plain, _), spy = spied(
-    network, variables, x, sigma, cond, jnp.zeros_like(told), train=False
+    network, variables, x, sigma, cond, jnp.zeros_like(labels), train=False
   )
   arrays.check("out_noaug", rule.nchw(plain), "network")
   arrays.check("h/map_layer1", spy.outputs["mapping1"], "network")
@@ -238,7 +238,7 @@ def test_ddpmpp(golden):
   sigma = jnp.asarray(arrays["sigma"])
   c = edm.scalings(sigma[:, None, None, None], 0.5)
   output, _ = network.apply(
-    variables, x * c.inp, sigma, cond, told, train=False
+    variables, x * c.inp, sigma, cond, labels, train=False
   )
   denoised = rule.nchw(edm.denoised(x, output, sigma, 0.5))
   arrays.check("denoised_cond", denoised, "network")

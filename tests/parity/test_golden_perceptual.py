@@ -125,10 +125,10 @@ def test_frechet_distance(arrays):
   )
   statistics = []
   for features in (first, second):
-    found = distances.FeatureStatistics()
+    result = distances.FeatureStatistics()
     for piece in np.split(features, [10, 200]):  # scene by scene
-      found.add(piece)
-    statistics.append(found)
+      result.add(piece)
+    statistics.append(result)
   arrays.check("frechet", distances.frechet(*statistics), "metric")
 
 

@@ -208,14 +208,14 @@ def test_srn_images(golden):
   alpha = np.full((size, size, 1), 255, np.uint8)
   Image.fromarray(np.concatenate([raw, alpha], -1)).save(png, "PNG")
 
-  def read(wanted: int, resize: str) -> np.ndarray:
+  def read(target: int, resize: str) -> np.ndarray:
     record = {
       "images": [png.getvalue()],
       "poses": np.eye(4, dtype=np.float32)[None],
       "intrinsics": np.ones(4, np.float32),
       "image_size": np.array([size, size]),
     }
-    decoded = decoding.decode_views(record, [0], wanted, resize)["images"][0]
+    decoded = decoding.decode_views(record, [0], target, resize)["images"][0]
     pictures = pipeline.from_uint8(jnp.asarray(decoded), (-1.0, 1.0))
     return np.moveaxis(np.asarray(pictures), -1, 0)
 

@@ -40,12 +40,12 @@ def test_entries_and_counts_are_the_references(golden):
     if "alias_of" not in entry and not entry["key"].startswith("nerf.aabb")
   }
   modules = build()
-  found = {
+  result = {
     prefix + key: list(value.shape)
     for prefix, module in modules.items()
     for key, value in module.state_dict().items()
   }
-  assert found == expected
+  assert result == expected
   counts = [
     sum(p.numel() for p in module.parameters()) for module in modules.values()
   ]
@@ -125,7 +125,7 @@ def test_renderer(golden, stem):
       torch.as_tensor(arrays[key]).reshape(*shape, -1)
       for key in ("u_jitter", "u_pdf")
     ]
-  found = [
+  result = [
     renderer(
       origins[b, q],
       directions[b, q],
@@ -138,7 +138,7 @@ def test_renderer(golden, stem):
     for q in range(targets)
   ]
   for key, values in zip(
-    ("image", "depth", "weights_sum"), zip(*found, strict=True), strict=True
+    ("image", "depth", "weights_sum"), zip(*result, strict=True), strict=True
   ):
     value = torch.stack(values).detach().numpy()
     arrays.check(key, value.reshape(arrays[key].shape), "render")

@@ -12,11 +12,11 @@ DEFAULT = base.get_config()
 @pytest.fixture
 def updates(monkeypatch):
   """What is set of JAX's config."""
-  found = {}
-  monkeypatch.setattr(jax.config, "update", found.__setitem__)
+  result = {}
+  monkeypatch.setattr(jax.config, "update", result.__setitem__)
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
   monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-  return found
+  return result
 
 
 def test_it_is_on_in_the_users_cache_folder_and_bounded(updates):

@@ -36,8 +36,8 @@ def test_values_and_gradients(size, inputs, outputs):
     value, back = jax.vjp(function, x, kernel)
     return value, *back(weight)
 
-  found, expected = jax.jit(run, static_argnums=0)(ours), run(plain)
-  for a, b in zip(found, expected, strict=True):
+  result, expected = jax.jit(run, static_argnums=0)(ours), run(plain)
+  for a, b in zip(result, expected, strict=True):
     np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
 
 

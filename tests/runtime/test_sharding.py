@@ -12,12 +12,12 @@ from genvs_jax.runtime import sharding
 @pytest.fixture
 def notes(monkeypatch):
   """What is logged, as (level, text)."""
-  found = []
+  result = []
   for level in ("info", "warning"):
     monkeypatch.setattr(
-      logging, level, lambda m, *a, level=level: found.append((level, m % a))
+      logging, level, lambda m, *a, level=level: result.append((level, m % a))
     )
-  return found
+  return result
 
 
 def test_devices_in_use_are_named(notes, monkeypatch):

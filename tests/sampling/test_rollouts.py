@@ -189,10 +189,10 @@ def test_trajectories_and_surfaces_are_written_when_asked_for(scene, tmp_path):
     estimates, sample = arrays["estimates"], arrays["sample"]
   assert estimates.shape == (1, 3, 32, 32, 3)
   with Image.open(folder / "trajectory_0001.png") as sheet:
-    shown = np.asarray(sheet)[48, [84 + 98 * i + 48 for i in range(4)]]
+    pixels = np.asarray(sheet)[48, [84 + 98 * i + 48 for i in range(4)]]
   expected = [*estimates[0, :, 16, 16], sample[0, 16, 16]]
   np.testing.assert_array_equal(
-    shown, (np.clip(expected, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels, (np.clip(expected, 0, 1) * 255 + 0.5).astype(np.uint8)
   )
   with np.load(folder / "frames" / "0000.npz") as arrays:
     assert "estimates" not in arrays.files

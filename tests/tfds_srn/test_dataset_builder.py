@@ -46,8 +46,8 @@ def source(tmp_path_factory) -> pathlib.Path:
 
 def test_records_are_the_scenes(source, tmp_path):
   builder = build(tmp_path, source=str(source))
-  found = scenes.find_scenes(str(source))
-  for split, group in found.items():
+  result = scenes.find_scenes(str(source))
+  for split, group in result.items():
     records = builder.as_data_source(split=split)
     assert len(records) == len(group)
     for record, folder in zip(records, group, strict=True):

@@ -71,13 +71,13 @@ def test_zips_read_like_folders(both, tmp_path):
   bare.mkdir()
   zip_folder(both["srn"] / "cars_train", bare / "cars_train.zip")
   for source in (str(one), ",".join(map(str, several))):
-    found = scenes.find_scenes(source)
-    assert [f.scene_id for f in found["train"]] == [
+    result = scenes.find_scenes(source)
+    assert [f.scene_id for f in result["train"]] == [
       f.scene_id for f in folder["train"]
     ]
     for split in ("train", "validation"):
       assert_same(
-        scenes.read_scene(found[split][0]),
+        scenes.read_scene(result[split][0]),
         scenes.read_scene(folder[split][0]),
       )
   # A folder that holds zip files, without a split folder inside the zip.
@@ -93,12 +93,12 @@ def test_extra_folder_level_of_chairs(tmp_path):
   shutil.move(
     tmp_path / "flat" / "cars_val", tmp_path / "chairs" / "chairs_val"
   )
-  found = scenes.find_scenes(str(tmp_path / "chairs"))
-  assert {split: len(group) for split, group in found.items()} == {
+  result = scenes.find_scenes(str(tmp_path / "chairs"))
+  assert {split: len(group) for split, group in result.items()} == {
     "train": 2,
     "validation": 1,
   }
-  assert not scenes.check_scenes(found["train"])
+  assert not scenes.check_scenes(result["train"])
 
 
 def test_validation_is_cut_from_train_by_the_reference_rule(tmp_path):
@@ -106,13 +106,13 @@ def test_validation_is_cut_from_train_by_the_reference_rule(tmp_path):
   ids = [f"{i:032x}" for i in range(30)]
   for name in ids:
     (root / name / "rgb").mkdir(parents=True)
-  found = scenes.find_scenes(str(tmp_path))
+  result = scenes.find_scenes(str(tmp_path))
   order = sorted(ids)
   random.seed(1)
   random.shuffle(order)
-  assert [f.scene_id for f in found["train"]] == sorted(order[:27])
-  assert [f.scene_id for f in found["validation"]] == sorted(order[27:])
-  assert "test" not in found
+  assert [f.scene_id for f in result["train"]] == sorted(order[:27])
+  assert [f.scene_id for f in result["validation"]] == sorted(order[27:])
+  assert "test" not in result
 
 
 def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
@@ -129,8 +129,8 @@ def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
     (tmp_path / name / "intrinsics.txt").write_text(
       "40 20 10 0.\n0. 0. 0.\n1.\n20 40\n"
     )
-  found = scenes.find_scenes(str(tmp_path))
-  scene = scenes.read_scene(found["train"][0])
+  result = scenes.find_scenes(str(tmp_path))
+  scene = scenes.read_scene(result["train"][0])
   assert scene.image_size == (10, 20)
   # The file is for 40x20 pixels, the images have 20x10.
   np.testing.assert_allclose(scene.intrinsics, [20, 20, 10, 5])
@@ -245,8 +245,8 @@ def test_what_is_wrong_is_named(breakage, tmp_path):
   write(tmp_path, train=10)
   scene = sorted((tmp_path / "cars_train").iterdir())[4]
   breakage(scene)
-  found = scenes.find_scenes(str(tmp_path))
-  problems = scenes.check_scenes(f for g in found.values() for f in g)
+  result = scenes.find_scenes(str(tmp_path))
+  problems = scenes.check_scenes(f for g in result.values() for f in g)
   assert [f.scene_id for f in problems] == [scene.name]
   lines = "\n".join(next(iter(problems.values())))
   with pytest.raises(scenes.BadScenesError, match=BREAKAGES[breakage]):

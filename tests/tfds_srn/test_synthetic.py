@@ -62,8 +62,8 @@ def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
   synthetic.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
-  found = scenes.find_scenes(str(tmp_path))
-  assert not scenes.check_scenes(f for g in found.values() for f in g)
+  result = scenes.find_scenes(str(tmp_path))
+  assert not scenes.check_scenes(f for g in result.values() for f in g)
 
 
 def test_spiral_is_srn_s_closed_form():

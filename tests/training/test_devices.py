@@ -95,14 +95,14 @@ def collectives(config) -> list[tuple[str, int]]:
     "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     "|collective-broadcast|ragged-all-to-all"
   )
-  found = re.findall(
+  result = re.findall(
     rf"^.*? = (.*?) ({kinds})(?:-start)?\(", compiled.as_text(), re.MULTILINE
   )
   sizes = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
   # XLA may send several arrays in one go, and differently each time.
   return sorted(
     (kind, sizes[dtype] * math.prod(int(n) for n in dims.split(",") if n))
-    for shapes, kind in found
+    for shapes, kind in result
     for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
   )
 

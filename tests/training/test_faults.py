@@ -48,9 +48,9 @@ def compiled_once():
 @pytest.fixture
 def warnings(monkeypatch):
   """What is logged as a warning."""
-  found = []
-  monkeypatch.setattr(logging, "warning", lambda m, *a: found.append(m % a))
-  return found
+  result = []
+  monkeypatch.setattr(logging, "warning", lambda m, *a: result.append(m % a))
+  return result
 
 
 @pytest.fixture
@@ -185,8 +185,8 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
   damage(workdir / "checkpoints" / "8")
   state = loop.train_and_evaluate(debug_config, str(workdir), ONE)
   assert int(state.step) == 8
-  (told,) = [w for w in warnings if "the one before it is taken" in w]
-  assert "step 8 cannot be read" in told
+  (message,) = [w for w in warnings if "the one before it is taken" in w]
+  assert "step 8 cannot be read" in message
   assert (workdir / "damaged_checkpoints" / "8").exists()
   assert_same_state(state_of(workdir, 8), state_of(trained_workdir, 8))
 
@@ -266,10 +266,10 @@ def test_too_many_in_a_row_stop_the_run_and_save_the_batch(
   debug_config.train.max_skipped = 2
   with pytest.raises(FloatingPointError, match="2 steps in a row, up to 4"):
     loop.train_and_evaluate(debug_config, str(tmp_path), ONE)
-  with np.load(tmp_path / "not_finite_00000004.npz") as kept:
-    assert np.isnan(kept["poses"]).all()
-    assert kept["images"].shape == (8, 3, 32, 32, 3)
-    assert json.loads(str(kept["randomness"])) == {"seed": 0, "step": 3}
+  with np.load(tmp_path / "not_finite_00000004.npz") as backup:
+    assert np.isnan(backup["poses"]).all()
+    assert backup["images"].shape == (8, 3, 32, 32, 3)
+    assert json.loads(str(backup["randomness"])) == {"seed": 0, "step": 3}
   assert saved(tmp_path)[-1] in range(4, 8)  # a few steps are under way
 
 

@@ -226,8 +226,8 @@ def test_conditioning_dropout_acts_per_example(debug_config, batch):
     )
 
   gradient = jax.jit(jax.grad(loss))(features)
-  kept = jnp.abs(gradient).max((1, 2, 3)) > 0
-  assert kept.any() and not kept.all()
+  has_gradient = jnp.abs(gradient).max((1, 2, 3)) > 0
+  assert has_gradient.any() and not has_gradient.all()
 
 
 def test_each_part_has_its_own_rate_behind_a_common_clip(debug_config):

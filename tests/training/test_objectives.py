@@ -1,4 +1,4 @@
-"""Parts of the objectives: augmentation, consistency, frozen parts."""
+"""Parts of the objectives: their losses, consistency, frozen parts."""
 
 import jax
 import jax.numpy as jnp
@@ -17,50 +17,9 @@ from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
 
-@pytest.fixture
-def pictures():
-  key = jax.random.key(0)
-  return (
-    jax.random.normal(key, (64, 8, 8, 3)),
-    jax.random.normal(jax.random.fold_in(key, 1), (64, 8, 8, 5)),
-  )
-
-
 def options(debug_config, **values):
   debug_config.objective.update(values)
   return objectives.build_options(debug_config)
-
-
-def test_picture_and_features_take_the_same_warp(debug_config, pictures):
-  """With no other kind, half of all augmented examples are mirrored."""
-  chosen = options(debug_config, augmentation=1.0, augmentation_probability=0.0)
-  clean, features, told = objectives.augment(
-    chosen, *pictures, jax.random.split(jax.random.key(3), 64)
-  )
-  mirrored = np.asarray(told[:, 0] == 1)
-  assert 16 < mirrored.sum() < 48
-  np.testing.assert_array_equal(told[:, 1:], 0)
-  for before, after in zip(pictures, (clean, features), strict=True):
-    np.testing.assert_allclose(
-      after[mirrored], before[mirrored][:, :, ::-1], atol=1e-4
-    )
-    np.testing.assert_allclose(after[~mirrored], before[~mirrored], atol=1e-4)
-
-
-def test_the_rest_is_left_alone_and_told_so(debug_config, pictures):
-  some = options(debug_config, augmentation=0.25, augmentation_probability=1.0)
-  clean, _, told = objectives.augment(
-    some, *pictures, jax.random.split(jax.random.key(3), 64)
-  )
-  warped = np.asarray(jnp.any(told != 0, -1))
-  assert 4 < warped.sum() < 30
-  np.testing.assert_allclose(clean[~warped], pictures[0][~warped], atol=1e-6)
-  assert (jnp.abs(clean - pictures[0])[warped].max((1, 2, 3)) > 0.1).all()
-  none = options(debug_config, augmentation=0.0)
-  same, _, told = objectives.augment(
-    none, *pictures, jax.random.split(jax.random.key(3), 64)
-  )
-  assert same is pictures[0] and not told.any()
 
 
 def test_input_noise_has_its_probability_and_strength(
@@ -70,10 +29,10 @@ def test_input_noise_has_its_probability_and_strength(
   chosen = options(
     debug_config, input_noise_probability=0.5, input_noise_max=2.0
   )
-  model, given = builders.build_model(debug_config), []
+  model, source = builders.build_model(debug_config), []
 
   def encode(model, variables, images, noise, train):
-    given.append(noise)
+    source.append(noise)
     return jnp.zeros(images.shape[:2]), {}
 
   monkeypatch.setattr(pipeline, "encode", encode)
@@ -82,10 +41,10 @@ def test_input_noise_has_its_probability_and_strength(
   batch = {"poses": jnp.zeros((count, 2, 4, 4)), "intrinsics": None}
   keys = randomness.step_keys(0, 0, count)
   objectives.encode_inputs(model, chosen, {}, batch, images, keys)
-  deviation = np.std(given[0], (2, 3, 4)).ravel()
+  deviation = np.std(source[0], (2, 3, 4)).ravel()
   noisy = deviation > 0
   assert abs(noisy.mean() - 0.5) < 0.07
-  np.testing.assert_allclose(np.mean(given[0]), 0, atol=0.01)
+  np.testing.assert_allclose(np.mean(source[0]), 0, atol=0.01)
   quarters = np.quantile(deviation[noisy], [0.25, 0.5, 0.75])
   np.testing.assert_allclose(quarters, [0.5, 1.0, 1.5], atol=0.2)
 
@@ -154,8 +113,8 @@ def test_frozen_parts_and_their_statistics_stay(debug_config):
   assert not changed("params", "encoder") and not changed("buffers", "encoder")
   assert changed("params", "field")
   # No moments are kept for what is not trained.
-  kept = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
-  assert state.params["encoder"]["head"]["kernel"].shape not in kept
+  shapes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
+  assert state.params["encoder"]["head"]["kernel"].shape not in shapes
 
 
 def test_freezing_needs_known_parts_and_something_left():

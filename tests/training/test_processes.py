@@ -72,10 +72,10 @@ def test_a_signal_to_one_stops_both_and_a_death_ends_both(
   runs = start_two(tmp_path, debug_workdir, *slowly)
   wait_for(lambda: last_step(tmp_path) >= 2, runs[0])
   runs[1].send_signal(signal.SIGTERM)
-  told = [run.communicate(timeout=60)[0] for run in runs]
-  assert [run.returncode for run in runs] == [0, 0], told
+  outputs = [run.communicate(timeout=60)[0] for run in runs]
+  assert [run.returncode for run in runs] == [0, 0], outputs
   (step,) = saved(tmp_path)
-  assert all(f"stopped after step {step}" in text for text in told)
+  assert all(f"stopped after step {step}" in text for text in outputs)
 
   # 0 is also the one that the others ask. One that only stands still, as if
   # its machine had, is found out by its missing heartbeat.
@@ -94,8 +94,8 @@ def test_a_signal_to_one_stops_both_and_a_death_ends_both(
     took = time.monotonic() - begin
     print(f"ended {took:.1f} s after {number.name} to process {victim}")
     assert survivor.returncode != 0
-    told = "lost another process|coordination service|distributed service"
-    assert re.search(told, output), output
+    outputs = "lost another process|coordination service|distributed service"
+    assert re.search(outputs, output), output
     runs[victim].kill()
     runs[victim].wait()
   assert saved(tmp_path) == [step]
@@ -113,12 +113,12 @@ def test_two_processes_share_an_evaluation(
       runs = start_two(tmp_path / name, debug_workdir, *flags, mode="evaluate")
     else:
       runs = [start(tmp_path / name, debug_workdir, *flags, mode="evaluate")]
-    told = [run.communicate(timeout=300)[0] for run in runs]
-    assert all(run.returncode == 0 for run in runs), told
-    assert sum("one sample" in text for text in told) == 1
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    assert all(run.returncode == 0 for run in runs), outputs
+    assert sum("one sample" in text for text in outputs) == 1
     if name == "two":
-      assert "scored scenes up to 2" not in told[0]
-      assert "scored scenes up to 2" in told[1]
+      assert "scored scenes up to 2" not in outputs[0]
+      assert "scored scenes up to 2" in outputs[1]
     results = json.loads((tmp_path / name / "results.json").read_text())
     scored.append(results["rows"])
   for row, scores in scored[0].items():

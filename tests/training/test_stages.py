@@ -149,14 +149,14 @@ def test_the_grown_denoiser_computes_inside_what_it_did(joint, tmp_path):
 
   def inner(model, variables):
     """What the level of 32 pixels hands up, given `inside` from above."""
-    found = {}
+    actual = {}
 
     def intercept(call, args, kwargs, context):
       name = "/".join(context.module.path)
       if context.method_name == "__call__" and name == "down_32_block0":
         args = (inside, *args[1:])
       result = call(*args, **kwargs)
-      found[name] = result
+      actual[name] = result
       return result
 
     size = model.image_size
@@ -168,7 +168,7 @@ def test_the_grown_denoiser_computes_inside_what_it_did(joint, tmp_path):
         jnp.array([0.7]),
         jnp.ones((1, size, size, model.denoiser_features)),
       )
-    return found["up_32_block0"]
+    return actual["up_32_block0"]
 
   np.testing.assert_allclose(
     jax.jit(lambda v: inner(large, v))(variables_of(large_state)),

@@ -55,16 +55,16 @@ def test_rates_and_shares_by_a_made_up_clock(monkeypatch):
   spend("saving", 1)
   spend("paused", 50)
   progress.report(11, {"loss": 2})
-  found = lines.scalars[11]
-  assert found["loss"] == 2
-  assert found["steps_per_second"] == pytest.approx(10 / 20)
-  assert found["images_per_second"] == pytest.approx(2)
+  result = lines.scalars[11]
+  assert result["loss"] == 2
+  assert result["steps_per_second"] == pytest.approx(10 / 20)
+  assert result["images_per_second"] == pytest.approx(2)
   each = 0.5 / jax.device_count()
-  assert found["tflops_per_second"] == pytest.approx(each)
-  assert found["data_wait_share"] == pytest.approx(0.2)
-  assert found["saving_share"] == pytest.approx(0.15)
-  assert found["logging_share"] == 0
-  assert found["paused_seconds"] == 50
+  assert result["tflops_per_second"] == pytest.approx(each)
+  assert result["data_wait_share"] == pytest.approx(0.2)
+  assert result["saving_share"] == pytest.approx(0.15)
+  assert result["logging_share"] == 0
+  assert result["paused_seconds"] == 50
   now += 10
   progress.report(21, {"loss": 3})
   assert lines.scalars[21]["steps_per_second"] == pytest.approx(1)
@@ -99,12 +99,18 @@ def test_steps_are_given_ahead_of_those_looked_at(
   debug_config.checkpoint.best_metric = ""
   debug_config.validation.scenes = debug_config.train.image_grid_scenes = 0
   loop.train_and_evaluate(debug_config, str(tmp_path), ONE)
-  given, looked = (
+  inputs, looked = (
     [i for i, (k, _) in enumerate(events) if k == kind]
     for kind in ("given", "looked")
   )
   # Three steps ahead; all are looked at before a checkpoint is written.
-  assert [sum(g < at for g in given) for at in looked] == [4, 5, *[6] * 4, 8, 8]
+  assert [sum(g < at for g in inputs) for at in looked] == [
+    4,
+    5,
+    *[6] * 4,
+    8,
+    8,
+  ]
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
 
