@@ -107,8 +107,10 @@ def _run() -> list[str]:
     started=time.monotonic(),
   )
   if _MODE.value == "convert":
-    return modes.convert(
-      command, _SOURCE.value, _OUTPUT.value, _KEEP_OPTIMIZER.value
+    from genvs_jax.convert import command as convert  # noqa: PLC0415
+
+    return convert.convert(
+      *command[:3], _SOURCE.value, _OUTPUT.value, _KEEP_OPTIMIZER.value
     )
   names = (_MODE.value,) if _MODE.value else tuple(command.config.modes)
   if _DISTRIBUTED.value:

@@ -4,12 +4,9 @@ A mode takes a `Command` and returns the lines that are printed at its end.
 What it needs is imported when it runs: a wrong flag is answered at once.
 """
 
-import importlib
-import json
 from typing import Any
 from typing import NamedTuple
 
-import ml_collections
 from absl import logging
 
 from genvs_jax import config_fields
@@ -161,62 +158,6 @@ def sample(command: Command) -> list[str]:
     f" --config={command.config_file} --workdir={command.workdir}{source}"
     " --config.sample.scene=1",
   ]
-
-
-def convert(
-  command: Command, source: str, output: str | None, keep_optimizer: bool
-) -> list[str]:
-  """Converts a PyTorch file.
-
-  Args:
-    command: its config is optional, and its overrides must not contradict
-      what the file is.
-    source: the PyTorch file.
-    output: workdir that receives the checkpoint (metrics' weights: folder).
-    keep_optimizer: Adam's moments too.
-  """
-  from genvs_jax.convert import checkpoint  # noqa: PLC0415
-  from genvs_jax.convert import metric_weights  # noqa: PLC0415
-  from genvs_jax.convert import recognize  # noqa: PLC0415
-  from genvs_jax.convert import torch_file  # noqa: PLC0415
-
-  content = torch_file.read(source)
-  if metric_weights.recognize(content):
-    return metric_weights.convert(content, source, output or "auto")
-  if not output:
-    raise ValueError("--output must be given")
-  file = checkpoint.from_content(content, source)
-  config, config_file = command.config, command.config_file
-  if config is None:
-    name = recognize.recipe(file.identity, source)
-    config = importlib.import_module(f"configs.{name}").get_config()
-    config_file = f"configs/{name}.py"
-  config = _with_fields(config, file.identity.fields, command.overrides)
-  lines = checkpoint.convert(file, config, output, keep_optimizer)
-  return [
-    *lines,
-    f"checkpoint   {output}/checkpoints/0",
-    f"sample       python launch.py --mode=sample --config={config_file}"
-    f" --checkpoint={output} --workdir=DIR",
-  ]
-
-
-def _with_fields(
-  config: ml_collections.ConfigDict,
-  fields: dict[str, Any],
-  overrides: tuple[str, ...],
-) -> ml_collections.ConfigDict:
-  """A config with the fields that follow from what a file is."""
-  ours = config_fields.flatten(config)
-  for name, value in fields.items():
-    theirs = json.loads(json.dumps(value))
-    if name in overrides and ours[name] != theirs:
-      raise ValueError(
-        f"{name} is {ours[name]!r}, but the file's weights mean {theirs!r}:"
-        " leave it out"
-      )
-  config.update_from_flattened_dict(fields)
-  return config
 
 
 def _load(command: Command):

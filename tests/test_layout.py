@@ -16,8 +16,7 @@ FLOORS = (
   ("models", "data"),
   ("checkpointing", "sampling"),
   ("training", "evaluation"),
-  ("convert",),
-  ("modes",),
+  ("convert", "modes"),
 )
 MOST_MODULES = 12  # in a folder, its __init__ aside
 MOST_LINES = 400  # of a file

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from genvs_jax import config_fields
@@ -125,10 +126,9 @@ def merge(fresh: dict, stored: dict) -> tuple[dict, Report]:
     elif source.shape == leaf.shape:
       report.loaded.append(name)
       merged.append(_like(source, leaf))
-    elif name == "params/input/kernel" and _is_narrower(source, leaf):
+    elif lacks_features(name, source.shape, leaf.shape):
       report.widened.append(name)
-      rest = jnp.zeros((*leaf.shape[:2], leaf.shape[2] - 3, leaf.shape[3]))
-      merged.append(_like(jnp.concatenate([source, rest], 2), leaf))
+      merged.append(_like(widen(source, leaf.shape[2]), leaf))
     else:
       raise ValueError(
         f"init_from: {name} has shape {source.shape} in the checkpoint,"
@@ -136,6 +136,29 @@ def merge(fresh: dict, stored: dict) -> tuple[dict, Report]:
       )
   report.unused.extend(theirs)
   return jax.tree.unflatten(structure, merged), report
+
+
+def lacks_features(
+  name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> bool:
+  """Whether a leaf is the first kernel of a denoiser that takes no features.
+
+  Args:
+    name: of the leaf in its part.
+    shape: [k,k,3,O] for such a kernel.
+    expected: [k,k,3+F,O].
+  """
+  if name != "params/input/kernel" or len(shape) != 4:
+    return False
+  same = (*shape[:2], shape[3]) == (*expected[:2], expected[3])
+  return same and shape[2] == 3 < expected[2]
+
+
+def widen(kernel, channels: int):
+  """[k,k,3,O] -> [k,k,channels,O] with zeros for the features, JAX or NumPy:
+  the denoiser draws what it drew."""
+  pad = jnp.pad if isinstance(kernel, jax.Array) else np.pad
+  return pad(kernel, ((0, 0), (0, 0), (0, channels - 3), (0, 0)))
 
 
 def check_explained(
@@ -178,14 +201,6 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _like(source: jax.Array, leaf: jax.Array) -> jax.Array:
   return jax.device_put(source.astype(leaf.dtype), leaf.sharding)
-
-
-def _is_narrower(source: jax.Array, leaf: jax.Array) -> bool:
-  same = (*source.shape[:2], source.shape[3]) == (
-    *leaf.shape[:2],
-    leaf.shape[3],
-  )
-  return same and source.shape[2] == 3 < leaf.shape[2]
 
 
 def _is_outside(name: str, size: int) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from genvs_jax.checkpointing import warm_start
 from genvs_jax.convert import layouts
 from genvs_jax.convert import names
 from genvs_jax.convert import recognize
@@ -103,12 +104,19 @@ def fill(
       if tensor is None:
         problems.append(f"{key} is missing")
         continue
-      leaf_shape = np.broadcast_to(False, shapes[part][leaf])
-      expected = source.layout.to_torch(leaf_shape).shape
-      if _is_narrow_input(leaf, tensor.shape, expected):
-        rest = (expected[0], expected[1] - tensor.shape[1], *expected[2:])
-        tensor = np.concatenate([tensor, np.zeros(rest, tensor.dtype)], 1)
+      shape = shapes[part][leaf]
+      expected = source.layout.to_torch(np.broadcast_to(False, shape)).shape
+      lacks_features = (
+        len(tensor.shape) == len(expected)
+        and tensor.dtype == np.float32
+        and warm_start.lacks_features(
+          "/".join(leaf), source.layout.to_flax(tensor).shape, shape
+        )
+      )
+      if lacks_features:
         widened.append(key)
+        wide = warm_start.widen(source.layout.to_flax(tensor), shape[2])
+        tensor = source.layout.to_torch(wide)
       if tensor.shape != expected or tensor.dtype != np.float32:
         problems.append(
           f"{key} is {tensor.dtype} {list(tensor.shape)}, expected float32"
@@ -169,18 +177,6 @@ def _sources(
   if part == "field":
     return names.radiance_field(leaves)
   return names.ddpmpp(leaves) if kind == "ddpmpp" else names.image_v1(leaves)
-
-
-def _is_narrow_input(
-  leaf: names.Path, shape: tuple[int, ...], expected: tuple[int, ...]
-) -> bool:
-  """Whether it is an unconditional denoiser's first convolution [o,3,k,k]."""
-  return (
-    leaf == ("params", "input", "kernel")
-    and len(shape) == 4
-    and shape[1] == 3 < expected[1]
-    and (shape[0], *shape[2:]) == (expected[0], *expected[2:])
-  )
 
 
 def _explain(

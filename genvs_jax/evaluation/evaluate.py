@@ -18,6 +18,7 @@ from etils import epath
 
 from genvs_jax import config_fields
 from genvs_jax.data import datasets
+from genvs_jax.data import paths
 from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import protocol
@@ -25,7 +26,6 @@ from genvs_jax.evaluation import report
 from genvs_jax.evaluation import rollout_scores
 from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation import score_files
-from genvs_jax.geometry import camera_paths
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
 from genvs_jax.runtime import processes
@@ -108,7 +108,7 @@ def _load(config, variables, workdir: str, limit: int) -> _Work:
       f"split {options.split} has one scene, expected 2 or more: the row of"
       " another scene's input needs one (or --config.evaluate.baselines=False)"
     )
-  path = camera_paths.build_path(config, 1.0) if options.rollouts else None
+  path = paths.build_path(config, 1.0) if options.rollouts else None
   if path is not None and len(path) < 5:
     raise ValueError(
       f"a rollout of {len(path)} frames cannot be scored for consistency,"
@@ -176,7 +176,7 @@ def _score_rollouts(config, model, variables, work: _Work) -> None:
     inputs = [protocol.load_inputs(config, work.records[i]) for i in group]
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
-    poses = [camera_paths.build_path(config, float(d)) for d in distances]
+    poses = [paths.build_path(config, float(d)) for d in distances]
     for line in score(inputs, group, np.stack(poses)):
       work.store.write(kind, line["scene"], line)
     logging.info(

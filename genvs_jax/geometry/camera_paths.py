@@ -1,13 +1,10 @@
 """Paths of cameras around an object at the world's origin, up +z."""
 
-import io
-import zipfile
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 
 def orbit(frames: int, elevation: float, distance: float) -> jax.Array:
@@ -56,75 +53,6 @@ def reference_spiral(
   azimuth = np.linspace(0, 2 * np.pi * turns, frames, endpoint=False)
   elevation = np.radians(np.linspace(*elevations, frames, endpoint=False))
   return _around(np.pi / 2 - azimuth, elevation, distance)
-
-
-def build_path(config, distance: float) -> np.ndarray:
-  """The poses f32 [frames,4,4] that `config.sample` names.
-
-  Args:
-    config: sample.path, .frames and .elevation are read from it.
-    distance: of the cameras from the origin, world units.
-
-  Raises:
-    ValueError: for a path that is neither a name nor a file of poses.
-  """
-  options = config.sample
-  if options.frames < 1:
-    raise ValueError(f"sample.frames is {options.frames}, expected 1 or more")
-  named = {
-    "orbit": lambda: orbit(options.frames, options.elevation, distance),
-    # Evenly spaced among SRN's 251 views, first and last included.
-    "srn_spiral": lambda: srn_spiral(distance)[
-      np.round(np.linspace(0, 250, options.frames)).astype(int)
-    ],
-    "reference_spiral": lambda: reference_spiral(
-      options.frames, 1, (0.0, 80.0), distance
-    ),
-    "reference_spiral_2": lambda: reference_spiral(
-      options.frames, 2, (-10.0, 60.0), distance
-    ),
-  }
-  if options.path in named:
-    return np.asarray(named[options.path]())
-  if not epath.Path(options.path).exists():
-    raise ValueError(
-      f"sample.path is {options.path!r}, expected one of {', '.join(named)} or"
-      " a file of poses (.npy, or .npz with an array `poses`)"
-    )
-  return read_poses(options.path)
-
-
-def read_poses(path: str) -> np.ndarray:
-  """Poses f32 [frames,4,4] from a .npy file, or `poses` of a .npz file.
-
-  Raises:
-    ValueError: for anything that is no list of rigid motions.
-  """
-  try:
-    with epath.Path(path).open("rb") as file:
-      content = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    poses = content["poses"] if path.endswith(".npz") else content
-  except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"{path}: expected a .npy file of poses, or .npz with an array `poses`"
-      f" ({error})"
-    ) from error
-  if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
-    raise ValueError(
-      f"{path}: poses have shape {poses.shape}, expected [frames,4,4]"
-      " camera-to-world"
-    )
-  # A rotation has R R^T = 1 and determinant 1; a mirror has -1.
-  rotations = poses[:, :3, :3]
-  product = rotations @ np.swapaxes(rotations, 1, 2)
-  is_rigid = np.abs(product - np.eye(3)).max((1, 2)) < 1e-3
-  is_rigid &= np.linalg.det(rotations) > 0
-  if not is_rigid.all():
-    raise ValueError(
-      f"{path}: pose {np.argmin(is_rigid)} is no rotation and translation,"
-      " expected OpenCV camera-to-world matrices in world units"
-    )
-  return poses.astype(np.float32)
 
 
 def spread_targets(

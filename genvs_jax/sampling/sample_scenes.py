@@ -17,8 +17,8 @@ from etils import epath
 from genvs_jax import config_fields
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
+from genvs_jax.data import paths
 from genvs_jax.data import photos
-from genvs_jax.geometry import camera_paths
 from genvs_jax.images import encoding
 from genvs_jax.images import grids
 from genvs_jax.models import pipeline
@@ -96,7 +96,7 @@ def _load(config, model: pipeline.Model, workdir: str, images: str) -> _Scenes:
     names = [f"{config.sample.split}_{i:04d}" for i in inputs["scene"]]
   # Each scene is seen from as far as its first input view.
   distances = np.linalg.norm(inputs["poses"][:, 0, :3, 3], axis=-1)
-  poses = [camera_paths.build_path(config, float(d)) for d in distances]
+  poses = [paths.build_path(config, float(d)) for d in distances]
   root = epath.Path(workdir) / "samples"
   return _Scenes([root / name for name in names], inputs, np.stack(poses))
 

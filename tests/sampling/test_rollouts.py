@@ -6,6 +6,7 @@ from PIL import Image
 
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
+from genvs_jax.data import paths
 from genvs_jax.geometry import camera_paths
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import sample_scenes
@@ -207,25 +208,25 @@ def test_paths_by_name_and_from_a_file(scene, tmp_path):
   config = scene[0].copy_and_resolve_references()
   config.sample.path, config.sample.frames = "srn_spiral", 251
   np.testing.assert_array_equal(
-    camera_paths.build_path(config, 1.3), camera_paths.srn_spiral()
+    paths.build_path(config, 1.3), camera_paths.srn_spiral()
   )
   config.sample.frames = 11
   np.testing.assert_array_equal(
-    camera_paths.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
+    paths.build_path(config, 1.3), camera_paths.srn_spiral()[::25]
   )
   np.savez(tmp_path / "poses.npz", poses=POSES)
   config.sample.path = str(tmp_path / "poses.npz")
-  np.testing.assert_array_equal(camera_paths.build_path(config, 1.3), POSES)
+  np.testing.assert_array_equal(paths.build_path(config, 1.3), POSES)
   np.save(tmp_path / "bad.npy", POSES[:, :3])
   config.sample.path = str(tmp_path / "bad.npy")
   with pytest.raises(ValueError, match=r"shape \(6, 3, 4\), expected \[fram"):
-    camera_paths.build_path(config, 1.3)
+    paths.build_path(config, 1.3)
   np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
   with pytest.raises(ValueError, match="pose 0 is no rotation and translation"):
-    camera_paths.build_path(config, 1.3)
+    paths.build_path(config, 1.3)
   config.sample.path = "spiral"
   with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):
-    camera_paths.build_path(config, 1.3)
+    paths.build_path(config, 1.3)
 
 
 def test_scenes_and_views_that_are_not_there_are_named(scene):

@@ -1,0 +1,73 @@
+"""`--mode=convert`: a PyTorch file to a checkpoint, or to metrics' weights."""
+
+import importlib
+import json
+from typing import Any
+
+import ml_collections
+
+from genvs_jax import config_fields
+from genvs_jax.convert import checkpoint
+from genvs_jax.convert import metric_weights
+from genvs_jax.convert import recognize
+from genvs_jax.convert import torch_file
+
+
+def convert(
+  config: ml_collections.ConfigDict | None,
+  config_file: str,
+  overrides: tuple[str, ...],
+  source: str,
+  output: str | None,
+  keep_optimizer: bool,
+) -> list[str]:
+  """Converts a PyTorch file; returns the lines to print.
+
+  Args:
+    config: describes the model; None for the recipe that fits the file.
+    config_file: its path.
+    overrides: names of its fields that were set one by one; they must not
+      contradict what the file is.
+    source: the PyTorch file.
+    output: workdir that receives the checkpoint (metrics' weights: folder).
+    keep_optimizer: Adam's moments too.
+
+  Raises:
+    ConvertError: if the file cannot be converted; nothing is written then.
+  """
+  content = torch_file.read(source)
+  if metric_weights.recognize(content):
+    return metric_weights.convert(content, source, output or "auto")
+  if not output:
+    raise ValueError("--output must be given")
+  file = checkpoint.from_content(content, source)
+  if config is None:
+    name = recognize.recipe(file.identity, source)
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config_file = f"configs/{name}.py"
+  config = _with_fields(config, file.identity.fields, overrides)
+  lines = checkpoint.convert(file, config, output, keep_optimizer)
+  return [
+    *lines,
+    f"checkpoint   {output}/checkpoints/0",
+    f"sample       python launch.py --mode=sample --config={config_file}"
+    f" --checkpoint={output} --workdir=DIR",
+  ]
+
+
+def _with_fields(
+  config: ml_collections.ConfigDict,
+  fields: dict[str, Any],
+  overrides: tuple[str, ...],
+) -> ml_collections.ConfigDict:
+  """A config with the fields that follow from what a file is."""
+  ours = config_fields.flatten(config)
+  for name, value in fields.items():
+    theirs = json.loads(json.dumps(value))
+    if name in overrides and ours[name] != theirs:
+      raise ValueError(
+        f"{name} is {ours[name]!r}, but the file's weights mean {theirs!r}:"
+        " leave it out"
+      )
+  config.update_from_flattened_dict(fields)
+  return config
