@@ -8,6 +8,7 @@ Any field of the config can be set: --config.train.steps=1000. Without --mode
 the modes of the config run one after another.
 """
 
+import os
 import time
 
 from absl import app
@@ -41,6 +42,9 @@ _STEP = flags.DEFINE_integer(
 _SKIP_BAD_SCENES = flags.DEFINE_bool(
   "skip_bad_scenes", False, "prepare: leave unreadable scenes out."
 )
+_REBUILD = flags.DEFINE_bool(
+  "rebuild", False, "prepare: build a dataset that is there anew."
+)
 _IMAGES = flags.DEFINE_string(
   "images",
   "",
@@ -55,9 +59,7 @@ _EXPORT = flags.DEFINE_enum(
   ["", "ply"],
   "sample: also write points from the depth and a mesh of the field.",
 )
-_SOURCE = flags.DEFINE_string(
-  "source", None, "convert: the PyTorch file to read."
-)
+_SOURCE = flags.DEFINE_string("source", None, "convert: the PyTorch file.")
 _OUTPUT = flags.DEFINE_string(
   "output",
   None,
@@ -76,9 +78,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "HOST:PORT of process 0."
 )
-_NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "Number of processes."
-)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 
@@ -97,10 +97,11 @@ def _run() -> list[str]:
     config=_CONFIG.value,
     config_file=console.flag_value("config"),
     overrides=_overrides(),
-    workdir=_WORKDIR.value,
+    workdir=os.path.expanduser(_WORKDIR.value or ""),
     checkpoint=_CHECKPOINT.value,
     step=_STEP.value,
     skip_bad_scenes=_SKIP_BAD_SCENES.value,
+    rebuild=_REBUILD.value,
     images=_IMAGES.value,
     limit=_LIMIT.value,
     export=_EXPORT.value,
@@ -110,7 +111,10 @@ def _run() -> list[str]:
     from genvs_jax.convert import command as convert  # noqa: PLC0415
 
     return convert.convert(
-      *command[:3], _SOURCE.value, _OUTPUT.value, _KEEP_OPTIMIZER.value
+      *command[:3],
+      os.path.expanduser(_SOURCE.value or ""),
+      os.path.expanduser(_OUTPUT.value or ""),
+      _KEEP_OPTIMIZER.value,
     )
   names = (_MODE.value,) if _MODE.value else tuple(command.config.modes)
   if _DISTRIBUTED.value:

@@ -63,7 +63,7 @@ _FIELDS_BY_ROLE = {
     checkpoint.best_metric validation.scenes validation.sigmas
   """,
   PICTURE: """
-    seed model.resize model.dtype
+    seed model.resize model.dtype model.precision
     rendering.size rendering.coarse_samples rendering.fine_samples
     rendering.upsampling
     sampler.name sampler.steps sampler.sigma_min sampler.sigma_max
@@ -83,7 +83,7 @@ _FIELDS_BY_ROLE = {
   """,
   HANDLING: """
     modes compilation_cache compilation_cache_gib mesh.replicas mesh.shards
-    data.dataset data.data_dir data.source data.url data.near data.far
+    data.dataset data.name data.data_dir data.source data.url data.near data.far
     data.workers data.threads data.prefetch
     data.synthetic.train_scenes data.synthetic.validation_scenes
     data.synthetic.test_scenes data.synthetic.views data.synthetic.image_size
@@ -129,6 +129,13 @@ _AGREED = {
 _ACTS_IF = {
   "data.near": ("data.dataset", ("folder",)),
   "data.far": ("data.dataset", ("folder",)),
+  "data.synthetic.train_scenes": ("data.dataset", ("synthetic_cars",)),
+  "data.synthetic.validation_scenes": ("data.dataset", ("synthetic_cars",)),
+  "data.synthetic.test_scenes": ("data.dataset", ("synthetic_cars",)),
+  "data.synthetic.views": ("data.dataset", ("synthetic_cars",)),
+  "data.synthetic.image_size": ("data.dataset", ("synthetic_cars",)),
+  "data.synthetic.seed": ("data.dataset", ("synthetic_cars",)),
+  "data.url": ("data.dataset", ("cars", "chairs", "folder")),
   "model.encoder.decoder_width": ("model.encoder.name", ("resnet34_unet",)),
   "model.denoiser.augmentation": ("model.denoiser.name", ("ddpmpp",)),
   "frustum.near": ("frustum.kind", ("near_far",)),
@@ -140,6 +147,7 @@ _ACTS_IF = {
   "train.ema_max_decay": ("train.ema", ("inverse_power",)),
   "optimizer.period": ("optimizer.schedule", ("cosine", "cosine_restarts")),
   "optimizer.final_rate": ("optimizer.schedule", ("cosine", "cosine_restarts")),
+  "validation.sigmas": ("objective.name", ("joint", "diffusion")),
   "sampler.churn": ("sampler.name", ("euler", "heun")),
   "sampler.noise_scale": ("sampler.name", ("euler", "heun")),
   "rollout.random_views": ("rollout.policy", ("reference",)),
@@ -177,6 +185,8 @@ RENAMED = {
   "evaluate.weights": "evaluate.metric_weights",
   "evaluate.spread": "evaluate.spread_views",
 }
+# Fields that older versions did not have, and what their runs did.
+ADDED = {"data.name": "", "model.precision": "default"}
 # Values that were renamed with them.
 _RENAMED_VALUES = {
   "init_from.params": {"params": "raw"},
@@ -223,6 +233,10 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
       del parent[field]
       known = _RENAMED_VALUES.get(new, {})
       parent[new.rpartition(".")[2]] = known.get(value, value)
+  for name, value in ADDED.items():
+    section, _, field = name.rpartition(".")
+    if section in config and field not in config[section]:
+      config[section][field] = value
   return config
 
 
@@ -297,6 +311,20 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
         f"{field} has no effect with {selector} ="
         f" {flatten(config)[selector]!r}: leave it out, or set {selector} to"
         f" {names}"
+      )
+
+
+def check_training_overrides(overrides: Iterable[str]) -> None:
+  """Refuses fields that only training reads, where a checkpoint is used.
+
+  Raises:
+    ValueError: names the first such field.
+  """
+  for field in overrides:
+    if ROLES[field] in (STATE, TRAINING):
+      raise ValueError(
+        f"{field} has no effect on a trained checkpoint: leave it out, or set"
+        " it with --mode=train"
       )
 
 

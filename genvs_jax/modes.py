@@ -11,6 +11,7 @@ from absl import logging
 
 from genvs_jax import config_fields
 from genvs_jax.runtime import console
+from genvs_jax.runtime import messages
 
 
 class Command(NamedTuple):
@@ -24,6 +25,7 @@ class Command(NamedTuple):
     checkpoint: to use instead of the workdir's.
     step: of the checkpoint; None for the newest.
     skip_bad_scenes: prepare: leave unreadable scenes out.
+    rebuild: prepare: build a dataset that is there anew.
     images: sample: the user's own pictures.
     limit: evaluate: most scenes, 0 for all.
     export: sample: "ply" or "".
@@ -37,6 +39,7 @@ class Command(NamedTuple):
   checkpoint: str | None
   step: int | None
   skip_bad_scenes: bool
+  rebuild: bool
   images: str
   limit: int
   export: str
@@ -48,7 +51,11 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
   from genvs_jax.runtime import compilation_cache  # noqa: PLC0415
 
   config = command.config
+  for name in names:
+    messages.check_choice("modes", name, MODES)
   config_fields.check_overrides(config, command.overrides)
+  if not {"prepare", "train"} & set(names):
+    config_fields.check_training_overrides(command.overrides)
   compilation_cache.enable(
     config.compilation_cache, config.compilation_cache_gib
   )
@@ -77,7 +84,7 @@ def prepare(command: Command) -> list[str]:
   from genvs_jax.data import datasets  # noqa: PLC0415
 
   folder = datasets.prepare(
-    command.config, command.workdir, command.skip_bad_scenes
+    command.config, command.workdir, command.skip_bad_scenes, command.rebuild
   )
   return [f"dataset      {folder}"]
 
@@ -86,7 +93,7 @@ def train(command: Command) -> list[str]:
   """Trains, or resumes training.
 
   Raises:
-    StoppedError: if SIGTERM ended it.
+    StoppedError: if SIGTERM or Ctrl-C ended it.
   """
   from genvs_jax.runtime import cpu  # noqa: PLC0415
   from genvs_jax.runtime import processes  # noqa: PLC0415
@@ -130,10 +137,11 @@ def evaluate(command: Command) -> list[str]:
     command.workdir, results, loaded.step, command.started
   )
   print(f"\nstep {loaded.step}\n{report.table(results)}")
-  folder = results["folder"]
+  folder, suffix = results["folder"], results["suffix"]
   return [
-    f"scores       {path}, {folder}/scores.jsonl, {folder}/table.md",
-    f"scored views {folder}/grid.png",
+    f"scores       {path}, {folder}/scores{suffix}.jsonl,"
+    f" {folder}/table{suffix}.md",
+    f"scored views {folder}/grid{suffix}.png",
   ]
 
 

@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -153,6 +155,37 @@ def test_all_modes_from_an_empty_folder(tmp_path):
     "sample.scene is 99 and sample.scenes 1, expected scenes from 0 to"
     in (message)
   )
+
+
+def test_a_home_folder_is_understood_and_ctrl_c_is_one_line(
+  trained_workdir, debug_workdir, tmp_path
+):
+  """In the middle of a rollout, which then goes on from its last frame."""
+  shutil.copytree(trained_workdir, tmp_path / "runs" / "debug")
+  flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+  process = subprocess.Popen(
+    [
+      *(sys.executable, "launch.py", "--config=configs/debug.py"),
+      *("--mode=sample", "--workdir=~/runs/debug"),
+      f"--config.data.data_dir={debug_workdir}/data",
+      "--config.sample.frames=100000",
+    ],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": flags, "HOME": str(tmp_path)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  frames = tmp_path / "runs" / "debug" / "samples" / "validation_0000/frames"
+  deadline = time.monotonic() + 120
+  while not (frames / "0001.npz").exists():
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.05)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 130, output
+  assert "stopped by Ctrl-C: what is finished stays" in output
+  assert "Traceback" not in output and "Fatal" not in output
 
 
 @pytest.mark.slow

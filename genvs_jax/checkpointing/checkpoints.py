@@ -5,6 +5,7 @@ Saving is asynchronous; an unfinished one is never listed.
 """
 
 import contextlib
+import logging as logging_module
 import math
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -23,6 +25,21 @@ FORMAT_VERSION = 2
 # The oldest whose training can go on; of older ones, the weights can be used.
 _OLDEST_TO_RESUME = 2
 FOLDER = "checkpoints"
+# Words of TensorStore, XLA and the operating system for storage or memory that
+# fails, which is no fault of a checkpoint's files.
+_NOT_DAMAGE = (
+  "RESOURCE_EXHAUSTED",
+  "PERMISSION_DENIED",
+  "UNAVAILABLE",
+  "UNAUTHENTICATED",
+  "DEADLINE_EXCEEDED",
+  "ABORTED",
+  "No space left on device",
+  "Stale file handle",
+  "Input/output error",
+  "Permission denied",
+  "Too many open files",
+)
 
 
 class CheckpointError(ValueError):
@@ -77,15 +94,18 @@ class Checkpointer:
         cleanup_tmp_directories=True,
         best_fn=self._value if best_metric else None,
       )
-    self._manager = ocp.CheckpointManager(
-      epath.Path(directory).absolute(),
-      options=options,
-      item_names=("state", "config", "format"),
-    )
+    with _quiet_about("Given directory is read only"):
+      self._manager = ocp.CheckpointManager(
+        epath.Path(directory).absolute(),
+        options=options,
+        item_names=("state", "config", "format"),
+      )
 
   def _value(self, metrics: dict[str, float]) -> float:
-    """What a checkpoint is ranked by; one that was not measured comes last."""
-    return metrics.get(self._best_metric, self._worst)
+    """What a checkpoint is ranked by; one that was not measured, or whose score
+    is not finite, comes last."""
+    value = metrics.get(self._best_metric, self._worst)
+    return value if math.isfinite(value) else self._worst
 
   def steps(self) -> list[int]:
     """The steps of all finished checkpoints, ascending."""
@@ -156,6 +176,24 @@ class Checkpointer:
   def reload(self) -> None:
     """Reads the list of checkpoints again."""
     self._manager.reload()
+
+  def differences(self, step: int, abstract_state: Any) -> list[str]:
+    """What keeps `restore` from filling a state, before any array is read.
+
+    Names the leaves that the checkpoint lacks, has too many or has in another
+    shape; none of that is damage.
+    """
+    folder = self._manager.directory / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      tree = reader.metadata(folder).item_metadata.tree
+    ours, theirs = _shapes(abstract_state), _shapes(tree)
+    lines = [f"{name} is not in it" for name in sorted(ours.keys() - theirs)]
+    lines += [f"{name} has no place" for name in sorted(theirs.keys() - ours)]
+    return lines + [
+      f"{name} has shape {list(theirs[name])}, expected {list(ours[name])}"
+      for name in sorted(ours.keys() & theirs)
+      if ours[name] != theirs[name]
+    ]
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """The state of `step`, placed as `abstract_state`'s shardings say."""
@@ -237,6 +275,25 @@ class Checkpointer:
     self._manager.close()
 
 
+def is_damage(error: BaseException) -> bool:
+  """Whether an error of a reader can mean that a checkpoint is damaged.
+
+  Storage that is away for a while, forbidden or full, and memory that is
+  exhausted, say nothing about the files; a file that is missing does.
+  """
+  chain: BaseException | None = error
+  while chain is not None:
+    if isinstance(chain, MemoryError) or any(
+      sign in str(chain) for sign in _NOT_DAMAGE
+    ):
+      return False
+    missing = isinstance(chain, FileNotFoundError | NotADirectoryError)
+    if isinstance(chain, OSError) and not missing:
+      return False
+    chain = chain.__cause__ or chain.__context__
+  return True
+
+
 def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   """Finds a checkpoint to read.
 
@@ -247,8 +304,13 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   Raises:
     CheckpointError: if there is none.
   """
-  folder = epath.Path(path)
+  folder = epath.Path(path).expanduser()
   if re.fullmatch(r"\d+", folder.name) and (folder / "state").exists():
+    if step not in (None, int(folder.name)):
+      raise CheckpointError(
+        f"{path} is the checkpoint of step {folder.name}, but --step is {step}:"
+        " name the folder of all checkpoints, or leave --step out"
+      )
     folder, step = folder.parent, int(folder.name)
   elif (folder / FOLDER).exists():
     folder = folder / FOLDER
@@ -282,3 +344,30 @@ def abstract_like(state: Any, shardings: Any) -> Any:
     state,
     shardings,
   )
+
+
+@contextlib.contextmanager
+def _quiet_about(text: str) -> Iterator[None]:
+  """Keeps a warning of Orbax, which is no news here, out of the log."""
+
+  def other(record: logging_module.LogRecord) -> bool:
+    return text not in record.getMessage()
+
+  logger = logging.get_absl_logger()
+  logger.addFilter(other)
+  try:
+    yield
+  finally:
+    logger.removeFilter(other)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of a state or of Orbax's metadata of one."""
+  shapes = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    # Orbax has one name for an attribute, a key and an index.
+    keys = (
+      getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path
+    )
+    shapes["/".join(map(str, keys))] = tuple(leaf.shape)
+  return shapes

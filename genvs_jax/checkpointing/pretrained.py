@@ -69,7 +69,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
     abstract_params, abstract_buffers = jax.eval_shape(
       lambda: pipeline.split_variables(
         builders.init_variables(
-          model, jax.random.key(0), pipeline.parts_of(config.objective.name)
+          model, jax.random.key(0), builders.parts_of(config.objective.name)
         )
       )
     )
@@ -86,7 +86,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
   return Pretrained(config, model, variables, step)
 
 
-def check_params(config, params: str) -> None:
+def check_params(config: ml_collections.ConfigDict, params: str) -> None:
   """Raises ValueError unless states of the config have such parameters.
 
   Args:

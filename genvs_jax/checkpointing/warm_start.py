@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import logging
 
@@ -44,7 +45,7 @@ class Report(NamedTuple):
   unused: list[str]
 
 
-def sources(config) -> dict[str, str]:
+def sources(config: ml_collections.ConfigDict) -> dict[str, str]:
   """{part: checkpoint} of the parts that are not to start fresh."""
   return {
     part: config.init_from[part]
@@ -54,7 +55,10 @@ def sources(config) -> dict[str, str]:
 
 
 def warm_start(
-  config, model: pipeline.Model, params: dict, buffers: dict
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  params: dict,
+  buffers: dict,
 ) -> tuple[dict, dict]:
   """Fresh variables with the parts that `config.init_from` names taken over.
 
@@ -96,7 +100,9 @@ def warm_start(
   return params, buffers
 
 
-def check_meaning(config, stored, part: str, path: str) -> None:
+def check_meaning(
+  config: ml_collections.ConfigDict, stored, part: str, path: str
+) -> None:
   """Refuses weights that were trained on other images or another frustum."""
   differing = config_fields.disagreements(config, stored, part)
   for field, (ours, theirs) in differing.items():

@@ -15,16 +15,16 @@ class Background(contextlib.AbstractContextManager):
 
   def __init__(self):
     self._thread = futures.ThreadPoolExecutor(1)
-    self._under_way: collections.deque[futures.Future] = collections.deque()
+    self._in_flight: collections.deque[futures.Future] = collections.deque()
 
   def run(self, function: Callable, *arguments) -> None:
     """Returns at once."""
-    self._under_way.append(self._thread.submit(function, *arguments))
+    self._in_flight.append(self._thread.submit(function, *arguments))
 
   def check(self) -> None:
     """Raises what a finished function has raised."""
-    while self._under_way and self._under_way[0].done():
-      self._under_way.popleft().result()
+    while self._in_flight and self._in_flight[0].done():
+      self._in_flight.popleft().result()
 
   def __exit__(self, *error) -> None:
     self._thread.shutdown()

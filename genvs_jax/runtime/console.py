@@ -4,6 +4,7 @@ Nothing here imports JAX, so that a wrong flag is answered at once.
 """
 
 import logging as logging_module
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -29,6 +30,14 @@ class _OwnNotes(logging_module.Filter):
 def hide_library_notes() -> None:
   """Keeps what libraries note of their work out of the log."""
   logging.get_absl_handler().addFilter(_OwnNotes())
+  show = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    # Orbax leaves a coroutine behind when a save fails, which is told already.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      show(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def report(command: Callable[[], list[str]]) -> int:
@@ -42,6 +51,17 @@ def report(command: Callable[[], list[str]]) -> int:
   except StoppedError as stopped:
     print(f"\n{stopped}")
     return 0
+  except KeyboardInterrupt:
+    print(
+      "\nstopped by Ctrl-C: what is finished stays; the same command goes on"
+      " from there",
+      file=sys.stderr,
+      flush=True,
+    )
+    # An orderly exit would wait for devices and threads at work, some of which
+    # crash when they are taken apart.
+    sys.stdout.flush()
+    os._exit(130)
   except (ValueError, OSError, FloatingPointError) as error:
     logging.debug("traceback", exc_info=True)
     print(f"error: {error}", file=sys.stderr)

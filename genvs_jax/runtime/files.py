@@ -29,8 +29,12 @@ def write_whole(path: os.PathLike | str, content: bytes) -> epath.Path:
     return target
   # Another process may be writing the same file.
   part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-  part.write_bytes(content)
-  return part.replace(target)
+  try:
+    part.write_bytes(content)
+    return part.replace(target)
+  except OSError:  # a full disk: leave it no fuller
+    part.unlink(missing_ok=True)
+    raise
 
 
 def write_arrays(

@@ -17,7 +17,13 @@ def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
     raise ValueError(f"{field} is {value!r}, expected one of {names}")
 
 
-def first_line(error: BaseException, most: int = 300) -> str:
+def check_at_least(field: str, value: float, least: float) -> None:
+  """Raises ValueError if a field of the config is below `least`."""
+  if not value >= least:
+    raise ValueError(f"{field} is {value}, expected {least} or more")
+
+
+def first_line(error: BaseException, max_length: int = 300) -> str:
   """An error's text, as far as it fits into a sentence."""
   lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:most]
+  return lines[0][:max_length]

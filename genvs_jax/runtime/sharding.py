@@ -58,8 +58,12 @@ def make_mesh(
 def make_local_mesh(count: int) -> Mesh:
   """A mesh of as many of this process's devices as divide `count` evenly."""
   devices = jax.local_devices()
-  most = max(n for n in range(1, len(devices) + 1) if count % n == 0)
-  return make_mesh(devices[:most])
+  size = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+  # Not `jax.make_mesh`, which refuses a part of a TPU slice.
+  grid = np.array(devices[:size]).reshape(size, 1)
+  return Mesh(
+    grid, (_REPLICAS, _SHARDS), axis_types=(AxisType.Auto, AxisType.Auto)
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import tempfile
+import time
 from collections.abc import Iterator
 from collections.abc import Mapping
 
@@ -18,6 +19,11 @@ from etils import epath
 from genvs_jax.runtime import files
 
 METRICS_FILE = "metrics.jsonl"
+# Of a workdir in a bucket: a file is uploaded again when it has grown by this
+# share or has waited for so many seconds, and events go on in another file when
+# theirs has become so large.
+_GROWTH, _LONGEST_WAIT = 1 / 8, 600.0
+_SEGMENT_BYTES = 1 << 22
 
 
 class Writer:
@@ -25,7 +31,7 @@ class Writer:
 
   Args:
     workdir: folder for metrics.jsonl and the event files; in a bucket, they
-      are uploaded again at each flush.
+      are uploaded as they grow, and at the end.
     start_step: lines of later steps, left by a run that was cut off after its
       newest checkpoint, are dropped.
     active: False on all processes but one; then nothing is written.
@@ -42,14 +48,19 @@ class Writer:
     local = epath.Path(self._scratch.name if self._scratch else workdir)
     local.mkdir(parents=True, exist_ok=True)
     before = self._folder / METRICS_FILE
-    lines = before.read_text().splitlines() if before.exists() else []
-    earlier = [f"{line}\n" for line in lines if _step(line) <= start_step]
+    text = before.read_text() if before.exists() else ""
+    lines = [line for line in text.splitlines() if _step(line) <= start_step]
+    earlier = "".join(f"{line}\n" for line in lines)
     path = local / METRICS_FILE
-    path.write_text("".join(earlier))
+    if earlier != text or self._scratch:
+      # Whole or not at all: on a full disk the old file stays.
+      with _explain_failure():
+        files.write_whole(path, earlier.encode())
     self._lines = path.open("a")
-    self._events = tensorboardX.SummaryWriter(
-      str(local), purge_step=start_step + 1 if start_step else None
-    )
+    self._local = str(local)
+    self._segment = 0
+    self._uploaded: dict[str, tuple[int, float]] = {}
+    self._events = self._open_events(start_step + 1 if start_step else None)
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
     """One JSON line and one event per scalar."""
@@ -69,25 +80,55 @@ class Writer:
       self._events.add_image(name, image, step, dataformats="HWC")
 
   def flush(self) -> None:
-    if self._active:
-      with _explain_failure():
-        self._lines.flush()
-      self._events.flush()
-      self._upload()
+    if not self._active:
+      return
+    with _explain_failure():
+      self._lines.flush()
+    self._events.flush()
+    if self._scratch:
+      self._upload(everything=False)
+      self._start_new_segment()
 
   def close(self) -> None:
-    if self._active:
-      self._lines.close()
-      self._events.close()
-      self._upload()
-      if self._scratch:
-        self._scratch.cleanup()
-
-  def _upload(self) -> None:
-    """Copies the files of a remote workdir there; buckets know no appending."""
+    if not self._active:
+      return
+    self._lines.close()
+    self._events.close()
     if self._scratch:
-      for path in epath.Path(self._scratch.name).iterdir():
+      self._upload(everything=True)
+      self._scratch.cleanup()
+
+  def _upload(self, everything: bool) -> None:
+    """Copies the files of a remote workdir there; buckets know no appending.
+
+    A file goes when it has grown by a good part, or has waited for long, so
+    that all uploads together are a small multiple of the last one.
+    """
+    now = time.monotonic()
+    for path in epath.Path(self._local).iterdir():
+      size = path.stat().length
+      before, since = self._uploaded.get(path.name, (0, -math.inf))
+      due = size >= before * (1 + _GROWTH) or now - since > _LONGEST_WAIT
+      if size > before and (everything or due):
         files.write_whole(self._folder / path.name, path.read_bytes())
+        self._uploaded[path.name] = (size, now)
+
+  def _start_new_segment(self) -> None:
+    """Events go on in another file where the one at hand has become large: a
+    file that does not change any more is not uploaded again."""
+    name = f"*.{self._segment}"
+    sizes = [p.stat().length for p in epath.Path(self._local).glob(name)]
+    if sizes and max(sizes) > _SEGMENT_BYTES:
+      self._events.close()
+      self._segment += 1
+      self._events = self._open_events(purge_step=None)
+
+  def _open_events(self, purge_step: int | None) -> tensorboardX.SummaryWriter:
+    return tensorboardX.SummaryWriter(
+      self._local,
+      purge_step=purge_step,
+      filename_suffix=f".{self._segment}" if self._scratch else "",
+    )
 
 
 def _step(line: str) -> float:

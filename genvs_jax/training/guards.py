@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
 import jax
+import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
@@ -16,7 +18,8 @@ from genvs_jax.runtime import files
 
 
 class Stop:
-  """Whether the run was asked to end (SIGTERM, which preemption sends).
+  """Whether the run was asked to end: by SIGTERM, which preemption sends, or
+  by Ctrl-C; a second Ctrl-C ends it at once.
 
   Args:
     agreed: for a run of several processes, the function of a step that says
@@ -29,7 +32,8 @@ class Stop:
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
-    """Answers SIGTERM while the context lasts; JAX does for several."""
+    """Answers signals while the context lasts; JAX does for several processes,
+    to SIGTERM alone."""
     # Python delivers signals to the main thread alone; a loop in another one
     # (a notebook, a test) is not interrupted.
     main = threading.current_thread() is threading.main_thread()
@@ -39,14 +43,17 @@ class Stop:
 
     # Only noted here: the loop asks after each step, and saves first.
     def ask(number, frame):
-      del number, frame
+      del frame
       self._asked = True
+      os.write(2, b"\nstopping after this step, which is saved\n")
+      signal.signal(number, before[number])
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
       yield
     finally:
-      signal.signal(signal.SIGTERM, before)
+      for number, handler in before.items():
+        signal.signal(number, handler)
 
   def __call__(self, step: int) -> bool:
     """To be asked after each step, by every process."""
@@ -57,13 +64,13 @@ class SkippedUpdates:
   """Ends a run whose gradients are not finite, many steps in a row.
 
   Args:
-    most: updates in a row that may be left out.
+    max_skipped: updates in a row that may be left out.
     folder: receives the batch of the last one.
     seed: of the run, saved with the batch.
   """
 
-  def __init__(self, most: int, folder: epath.Path, seed: int):
-    self._most, self._folder, self._seed = most, folder, seed
+  def __init__(self, max_skipped: int, folder: epath.Path, seed: int):
+    self._max_skipped, self._folder, self._seed = max_skipped, folder, seed
 
   def check(self, step: int, batch: dict, metrics: dict) -> None:
     """Looks at a step, and waits until it is done.
@@ -83,7 +90,7 @@ class SkippedUpdates:
     logging.warning(
       "the gradient of step %d is not finite: its update is left out", step
     )
-    if count < self._most:
+    if count < self._max_skipped:
       return
     # Enough to replay the step in a debugger.
     path = self._save(step, batch)
@@ -104,7 +111,9 @@ class SkippedUpdates:
     return files.write_arrays(path, arrays, compressed=True)
 
 
-def build_skipped_updates(config, workdir: str) -> SkippedUpdates:
+def build_skipped_updates(
+  config: ml_collections.ConfigDict, workdir: str
+) -> SkippedUpdates:
   """From `config.train.max_skipped` and `config.seed`."""
   return SkippedUpdates(
     config.train.max_skipped, epath.Path(workdir), config.seed

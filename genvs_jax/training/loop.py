@@ -9,6 +9,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import ml_collections
 from absl import logging
 from etils import epath
 
@@ -25,6 +26,7 @@ from genvs_jax.runtime import processes
 from genvs_jax.runtime import run_folder
 from genvs_jax.runtime import sharding
 from genvs_jax.runtime import writers
+from genvs_jax.training import compilation
 from genvs_jax.training import guards
 from genvs_jax.training import startup
 from genvs_jax.training import timing
@@ -76,7 +78,7 @@ class _InFlight(NamedTuple):
 
 
 def train_and_evaluate(
-  config, workdir: str, devices=None
+  config: ml_collections.ConfigDict, workdir: str, devices=None
 ) -> train_step.TrainState:
   """Trains to `config.train.steps`, resuming from the newest checkpoint.
 
@@ -87,7 +89,7 @@ def train_and_evaluate(
     devices: to use, by default all.
 
   Returns:
-    the state after the last step, or after the one at which SIGTERM ended it.
+    the state after the last step, or after the one at which a signal ended it.
 
   Raises:
     ValueError: if config, data, checkpoints or workdir do not fit.
@@ -96,9 +98,10 @@ def train_and_evaluate(
   # Whatever can be wrong with config and data is found before anything is
   # written.
   pretrained.check_params(config, config.sampler.params)
+  _check_counts(config)
   mesh = _build_mesh(config, devices)
   records = datasets.load_split(config, workdir, "train")
-  datasets.check_bounds(config, records)
+  datasets.check_cameras(config, records)
   model = builders.build_model(config)
   validate = validation.build_validation(config, model, workdir)
   image_grids = validation.build_image_grids(config, model, workdir)
@@ -122,12 +125,13 @@ def train_and_evaluate(
     writer = writers.Writer(workdir, first_step, active=primary)
     stack.callback(writer.close)
     host_work = stack.enter_context(background.Background())
+    # A finished run is started again to see that it is finished.
     if first_step >= config.train.steps:
       return state
     # From here on time counts: the first step comes after compilation.
     started = time.monotonic()
     sharding.report_whole_leaves(mesh, state.params)
-    step_fn, operations = train_step.compile_step(config, model, mesh, state)
+    step_fn, operations = compilation.compile_step(config, model, mesh, state)
     profile = timing.Profile(config.train.profile, f"{workdir}/profile")
     stack.callback(profile.close)
     run = _Run(
@@ -146,6 +150,7 @@ def train_and_evaluate(
       skipped=guards.build_skipped_updates(config, workdir),
       profile=profile,
     )
+    # Each process reads its rows of the global batch.
     rows = sharding.local_rows(mesh, config.train.batch_size)
     batches = loading.train_batches(
       config, records, start_step=first_step, rows=rows
@@ -153,7 +158,29 @@ def train_and_evaluate(
     return _take_steps(run, state, batches, stop)
 
 
-def _build_mesh(config, devices) -> jax.sharding.Mesh:
+def _check_counts(config: ml_collections.ConfigDict) -> None:
+  """Refuses numbers of steps that are none."""
+  for section, name in (
+    ("train", "steps"),
+    ("train", "log_every"),
+    ("train", "image_grid_every"),
+    ("train", "accumulation"),
+    ("train", "target_views"),
+    ("checkpoint", "every"),
+    ("checkpoint", "keep_latest"),
+    ("checkpoint", "keep_every"),
+  ):
+    value = config[section][name]
+    if value < 1:
+      raise ValueError(
+        f"{section}.{name} is {value}, expected 1 or more (a number above"
+        " train.steps for never)"
+      )
+
+
+def _build_mesh(
+  config: ml_collections.ConfigDict, devices
+) -> jax.sharding.Mesh:
   """The mesh, over which the config's batches must divide."""
   mesh = sharding.make_mesh(
     devices, replicas=config.mesh.replicas, shards=config.mesh.shards
@@ -192,9 +219,9 @@ def _take_steps(
     drawing = step % options.image_grid_every == 0 or last
     waits = saving or drawing or stopping
     # Looking at a step waits for it, so steps are looked at some steps late.
-    most = 0 if waits else _MAX_STEPS_IN_FLIGHT
+    limit = 0 if waits else _MAX_STEPS_IN_FLIGHT
     try:
-      while len(in_flight) > most:
+      while len(in_flight) > limit:
         done = in_flight.popleft()
         run.skipped.check(*done)
         logs = done.step % options.log_every == 0 or done.step == first_step + 1
@@ -220,7 +247,7 @@ def _take_steps(
         _save(run, step, state, scores)
     if stopping:
       logging.warning(
-        "SIGTERM: step %d is saved; the same command resumes from it", step
+        "asked to end: step %d is saved; the same command resumes from it", step
       )
       break
   return state
@@ -260,7 +287,9 @@ def _save(run: _Run, step: int, state, scores=None) -> None:
   run.checkpointer.save(step, state, values, scores)
 
 
-def build_checkpointer(config, workdir: str) -> checkpoints.Checkpointer:
+def build_checkpointer(
+  config: ml_collections.ConfigDict, workdir: str
+) -> checkpoints.Checkpointer:
   """From `config.checkpoint` and `config.validation`."""
   options = config.checkpoint
   # Orbax deletes by these rules while the run goes on.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from genvs_jax.diffusion import edm
 from genvs_jax.geometry import rendering
@@ -261,6 +262,7 @@ def denoising_loss(
     for k in (keys.noise, keys.sigma, keys.conditioning, keys.augmentation)
   )
   augment_labels = None
+  # EDM's augmentation warps a picture and its features alike.
   if options.augmentation:
     clean, features, augment_labels = warping.augment(
       clean,
@@ -335,11 +337,22 @@ def _flatten(x: jax.Array) -> jax.Array:
 OBJECTIVES = {"joint": joint, "nerf": nerf, "diffusion": diffusion}
 
 
-def build_options(config) -> Options:
+def build_options(config: ml_collections.ConfigDict) -> Options:
   """From `config.objective`, `config.model` and `config.diffusion`."""
   values = dict(config.objective)
   del values["name"]
   messages.check_choice("objective.weighting", values["weighting"], WEIGHTINGS)
+  # A warped image is told to the denoiser, which otherwise draws warped ones.
+  denoiser = config.model.denoiser
+  if values["augmentation"] and not (
+    denoiser.name == "image_v1" or denoiser.augmentation
+  ):
+    raise ValueError(
+      f"objective.augmentation is {values['augmentation']}, but"
+      " model.denoiser.augmentation is False: the denoiser would draw warped"
+      " images; set one of them"
+    )
+  # One input view has nothing to agree with.
   compares_views = values["depth_consistency"] or values["opacity_consistency"]
   if compares_views and config.model.input_views < 2:
     raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from genvs_jax.models import pipeline
@@ -69,8 +70,8 @@ def trained(params: dict, frozen: tuple[str, ...]) -> dict:
   return rest
 
 
-def clip_by_global_norm(most: float) -> optax.GradientTransformation:
-  """Scales all gradients so that their common norm is at most `most`.
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales all gradients so that their common norm is at most `max_norm`.
 
   As optax's, but a product that XLA fuses with what follows: optax's quotient
   and choice is an array of the size of all parameters that is written first.
@@ -78,13 +79,15 @@ def clip_by_global_norm(most: float) -> optax.GradientTransformation:
 
   def clip(grads, params):
     del params
-    scale = jnp.minimum(1.0, most / optax.global_norm(grads))
+    scale = jnp.minimum(1.0, max_norm / optax.global_norm(grads))
     return jax.tree.map(lambda grad: scale * grad, grads)
 
   return optax.stateless(clip)
 
 
-def build_optimizer(config) -> optax.GradientTransformation:
+def build_optimizer(
+  config: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
   """From `config.optimizer`."""
   options = config.optimizer
   rates = {
@@ -129,7 +132,8 @@ def half_life_decay(
   The half-life is at most `ramp_up` times the images seen, so that early
   averages forget the random start.
   """
-  images = (step + 1) * batch_size
+  # In float32: int32 ends at 2^31 images.
+  images = (step + 1.0) * batch_size
   at_most = jnp.minimum(half_life, ramp_up * images)
   # After half_life / batch_size steps, 0.5 of the old average is left.
   return 0.5 ** (batch_size / jnp.maximum(at_most, 1e-8))
@@ -142,7 +146,9 @@ def inverse_power_decay(
   return jnp.minimum(1 - (1 + step) ** -power, largest)
 
 
-def build_ema_decay(config) -> Callable[[jax.Array], jax.Array] | None:
+def build_ema_decay(
+  config: ml_collections.ConfigDict,
+) -> Callable[[jax.Array], jax.Array] | None:
   """step -> share of the old average that is kept, from `config.train`; None
   for a run without an average."""
   train = config.train

@@ -1,10 +1,12 @@
 """Where a run starts: a checkpoint of its own, other weights, or nothing."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from absl import logging
 from etils import epath
 
@@ -14,6 +16,7 @@ from genvs_jax.checkpointing import warm_start
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import cpu
+from genvs_jax.runtime import messages
 from genvs_jax.runtime import processes
 from genvs_jax.runtime import sharding
 from genvs_jax.training import optimizers
@@ -23,7 +26,7 @@ DAMAGED_FOLDER = "damaged_checkpoints"
 
 
 def start(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   mesh: jax.sharding.Mesh,
   checkpointer: checkpoints.Checkpointer,
@@ -34,8 +37,9 @@ def start(
   The cases, in the order in which they are tried:
 
     1  the newest checkpoint of the workdir, if its config fits
-    2  the one before it, if the newest cannot be read, and so on; what cannot
-       be read is moved to `workdir/damaged_checkpoints` with a warning
+    2  the one before it, if the newest is damaged, and so on; what is damaged
+       is moved to `workdir/damaged_checkpoints` with a warning, the last one
+       left apart, at which the run stops
     3  a fresh state, with the parts that `config.init_from` names taken from
        other checkpoints, if the workdir has no checkpoint
     4  a fresh state, if nothing is named
@@ -55,20 +59,24 @@ def start(
     if state is not None:
       logging.info("resuming from the checkpoint of step %d", step)
       return state
+    if step == steps[0]:
+      raise checkpoints.CheckpointError(
+        f"none of the checkpoints {steps} of {workdir} can be read; that of"
+        f" step {step} stays where it is, others are in"
+        f" {workdir}/{DAMAGED_FOLDER}: bring back a whole one, choose another"
+        f" --workdir, or remove {workdir}/{checkpoints.FOLDER} to train from"
+        " the beginning"
+      )
     _set_aside(checkpointer, step, epath.Path(workdir) / DAMAGED_FOLDER)
-  if steps:
-    raise checkpoints.CheckpointError(
-      f"none of the checkpoints {steps} of {workdir} can be read; they are in"
-      f" {workdir}/{DAMAGED_FOLDER}: choose another --workdir, or start the"
-      " same command again to train from the beginning"
-    )
   # Cases 3 and 4.
   state = init_on_devices(config, model, shardings)
   return take_over(config, model, state)
 
 
 def take_over(
-  config, model: pipeline.Model, state: train_step.TrainState
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  state: train_step.TrainState,
 ) -> train_step.TrainState:
   """A fresh state with the parts that `config.init_from` names taken from
   other checkpoints; their average starts at the same values."""
@@ -82,25 +90,24 @@ def take_over(
 
 
 def _restore(
-  config,
+  config: ml_collections.ConfigDict,
   checkpointer: checkpoints.Checkpointer,
   step: int,
   abstract: train_step.TrainState,
   shardings: Any,
 ) -> train_step.TrainState | None:
-  """The state of a checkpoint, or None if it cannot be read."""
-  problem, stored = "", None
-  try:
-    stored = checkpointer.read_config(step, to_resume=True)
-  except checkpoints.CheckpointError:
-    raise
-  # A damaged checkpoint raises whatever its reader happened to meet.
-  except Exception as error:
-    problem = repr(error)
-  if processes.any_process(bool(problem)):
-    logging.warning("the config of checkpoint %d: %s", step, problem)
+  """The state of a checkpoint, or None if its files are damaged.
+
+  Raises:
+    ValueError: if it belongs to another config, or cannot be read for now.
+  """
+  stored = _read(
+    f"the config of checkpoint {step}",
+    lambda: checkpointer.read_config(step, to_resume=True),
+  )
+  if stored is None:
     return None
-  # The config is compared before the arrays: a mismatch is no damage.
+  # Config and shapes are compared before the arrays: a mismatch is no damage.
   forbidden, allowed = config_fields.changed(config, stored)
   if forbidden:
     raise ValueError(
@@ -110,18 +117,52 @@ def _restore(
     )
   if allowed:
     logging.info("the config has changed since: %s", "; ".join(allowed))
-  state = None
-  try:
-    state = checkpointer.restore(
-      step, checkpoints.abstract_like(abstract, shardings)
+  differences = _read(
+    f"the description of checkpoint {step}",
+    lambda: checkpointer.differences(step, abstract),
+  )
+  if differences:
+    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    raise ValueError(
+      f"the checkpoint of step {step} holds another state than this config"
+      f" makes: {'; '.join(differences[:3])}{more}. Use the config that it was"
+      " trained with, or choose another --workdir"
     )
-  except Exception as error:  # as above
+  if differences is None:
+    return None
+  return _read(
+    f"the arrays of checkpoint {step}",
+    lambda: checkpointer.restore(
+      step, checkpoints.abstract_like(abstract, shardings)
+    ),
+  )
+
+
+def _read(what: str, read: Callable[[], Any]) -> Any:
+  """What `read` returns, or None if a process finds it damaged.
+
+  Raises:
+    CheckpointError: if storage or memory fails: that is no damage.
+  """
+  value, problem = None, ""
+  try:
+    value = read()
+  except checkpoints.CheckpointError:
+    raise
+  # A damaged checkpoint raises whatever its reader happened to meet.
+  except Exception as error:
+    if not checkpoints.is_damage(error):
+      raise checkpoints.CheckpointError(
+        f"{what} cannot be read now ({messages.first_line(error)}), which is no"
+        " fault of the checkpoint; nothing was moved: start the same command"
+        " again when storage and memory are there"
+      ) from error
     problem = repr(error)
   # What one process cannot read, none goes on with.
   if processes.any_process(bool(problem)):
-    logging.warning("the arrays of checkpoint %d: %s", step, problem[:500])
+    logging.warning("%s: %s", what, problem[:500])
     return None
-  return state
+  return value
 
 
 def _set_aside(
@@ -139,9 +180,11 @@ def _set_aside(
   checkpointer.reload()
 
 
-def init_state(config, model: pipeline.Model) -> train_step.TrainState:
+def init_state(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> train_step.TrainState:
   """A fresh state, a function of `config.seed` alone."""
-  parts = pipeline.parts_of(config.objective.name)
+  parts = builders.parts_of(config.objective.name)
   params, buffers = pipeline.split_variables(
     builders.init_variables(model, jax.random.key(config.seed), parts)
   )
@@ -159,7 +202,9 @@ def init_state(config, model: pipeline.Model) -> train_step.TrainState:
 
 
 def init_on_devices(
-  config, model: pipeline.Model, placement: Any = None
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  placement: Any = None,
 ) -> train_step.TrainState:
   """`init_state`, compiled; `placement` is a sharding or a tree of them."""
   return jax.jit(

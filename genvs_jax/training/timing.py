@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from absl import logging
 
@@ -119,7 +120,11 @@ class Progress:
 
 
 def build_progress(
-  config, writer: writers.Writer, started: float, step: int, operations: int
+  config: ml_collections.ConfigDict,
+  writer: writers.Writer,
+  started: float,
+  step: int,
+  operations: int,
 ) -> Progress:
   """From `config.train`; the other arguments are those of `Progress`."""
   return Progress(

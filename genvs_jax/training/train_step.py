@@ -21,20 +21,14 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
+import ml_collections
 import optax
-from absl import logging
 
 from genvs_jax.models import pipeline
-from genvs_jax.runtime import cpu
-from genvs_jax.runtime import flops
-from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
-
-Batch = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -65,9 +59,11 @@ class TrainState:
 
 
 def build_train_step(
-  config, model: pipeline.Model, mesh: jax.sharding.Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-  """(state, batch) -> (state, metrics): one update, for `compile_step`.
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """(state, batch) -> (state, metrics): one update, for `compilation`.
 
   Written for the global batch, as if one device did it all; where arrays lie
   on the mesh is said by constraints alone, from which XLA makes the
@@ -80,7 +76,7 @@ def build_train_step(
   frozen = tuple(config.optimizer.frozen)
   place = jax.lax.with_sharding_constraint
 
-  def train_step(state: TrainState, batch: Batch):
+  def train_step(state: TrainState, batch: objectives.Batch):
     keys = randomness.step_keys(config.seed, state.step, len(batch["images"]))
 
     # 4. Gather: a copy of the state is spread over the mesh's shards between
@@ -144,56 +140,12 @@ def build_train_step(
   return train_step
 
 
-def compile_step(
-  config, model: pipeline.Model, mesh: jax.sharding.Mesh, state: TrainState
-) -> tuple[jax.stages.Compiled, int]:
-  """The compiled (state, batch) -> (state, metrics), and its operations.
-
-  Args:
-    config: see `configs/base.py`.
-    model: that it describes.
-    mesh: the devices.
-    state: placed on them, or its shapes.
-  """
-  state_shardings = sharding.split_state(mesh, state)
-  step = jax.jit(
-    build_train_step(config, model, mesh),
-    # The new state takes the memory of the old one.
-    donate_argnums=0,
-    in_shardings=(state_shardings, sharding.split_batch(mesh)),
-    out_shardings=(state_shardings, sharding.replicated(mesh)),
-    compiler_options=cpu.gradient_options(mesh.devices.flat[0].platform),
-  )
-  traced = step.trace(state, batch_spec(config))
-  operations = flops.count(traced.jaxpr)
-  compiled = traced.lower().compile()
-  logging.info(
-    "a step takes %.3g TFLOP and %.2f GiB on each device",
-    operations / 1e12,
-    memory.of_program(compiled) / 2**30,
-  )
-  return compiled, operations
-
-
-def batch_spec(config) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the global batches of training."""
-  count, size = config.train.batch_size, config.model.image_size
-  views = config.model.input_views + config.train.target_views
-  shapes = {
-    "images": ((count, views, size, size, 3), np.uint8),
-    "poses": ((count, views, 4, 4), np.float32),
-    "intrinsics": ((count, 4), np.float32),
-    "scene": ((count,), np.int32),
-  }
-  return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
-
-
 def accumulate(
   gradient: Callable,
   count: int,
   trained: dict,
   buffers: dict,
-  batch: Batch,
+  batch: objectives.Batch,
   keys: randomness.StepKeys,
 ) -> tuple[dict, dict[str, jax.Array], dict]:
   """A gradient over `count` pieces of a batch, one after another.

@@ -6,22 +6,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+from absl import logging
 
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.images import grids
 from genvs_jax.images import metrics
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
 
-# What a checkpoint may be the best by: the part that it needs, and whether the
-# highest is best.
+# What a checkpoint may be the best by: the part that it needs, the loss that
+# trains it, and whether the highest is best.
 _RANKINGS = {
-  "psnr_render": ("encoder", True),
-  "denoising_error": ("denoiser", False),
+  "psnr_render": ("encoder", "rgb", True),
+  "denoising_error": ("denoiser", "denoising", False),
 }
 
 
@@ -32,7 +35,7 @@ class Ranking(NamedTuple):
   highest_is_best: bool
 
 
-def build_ranking(config) -> Ranking:
+def build_ranking(config: ml_collections.ConfigDict) -> Ranking:
   """From `config.checkpoint.best_metric`.
 
   Raises:
@@ -42,11 +45,13 @@ def build_ranking(config) -> Ranking:
   messages.check_choice(
     "checkpoint.best_metric", name, ("", "auto", *_RANKINGS)
   )
-  parts = pipeline.parts_of(config.objective.name)
-  measured = [k for k, (part, _) in _RANKINGS.items() if part in parts]
-  # Renders come first: they are what a joint run learns first.
+  parts = builders.parts_of(config.objective.name)
+  measured = [k for k, (part, *_) in _RANKINGS.items() if part in parts]
+  # The first that the objective trains; renders come first, since they are what
+  # a joint run learns first, unless nothing is asked of their colours.
   if name == "auto":
-    name = measured[0]
+    weights = {k: config.objective[_RANKINGS[k][1]] for k in measured}
+    name = next((k for k in measured if weights[k] > 0), measured[-1])
   if not name or config.validation.scenes == 0:
     return Ranking("", True)
   if name not in measured:
@@ -55,7 +60,7 @@ def build_ranking(config) -> Ranking:
       f" {config.objective.name!r} does not measure: choose"
       f" {' or '.join(measured)}"
     )
-  return Ranking(name, _RANKINGS[name][1])
+  return Ranking(name, _RANKINGS[name][2])
 
 
 class Scenes(NamedTuple):
@@ -74,7 +79,9 @@ class Scenes(NamedTuple):
   numbers: np.ndarray
 
 
-def load_scenes(config, workdir: str, count: int) -> Scenes | None:
+def load_scenes(
+  config: ml_collections.ConfigDict, workdir: str, count: int
+) -> Scenes | None:
   """The first scenes of the validation split, else of the training split."""
   if count == 0:
     return None
@@ -85,14 +92,30 @@ def load_scenes(config, workdir: str, count: int) -> Scenes | None:
     records = datasets.load_split(config, workdir, "train")
   # The first views of a scene are its inputs, in training order.
   views = config.model.input_views
-  items = []
+  items, numbers = [], []
   for i in range(min(count, len(records))):
-    # The input views, and a target from the middle of the scene.
-    indices = [*range(views), len(records[i]["poses"]) // 2]
+    # The input views, and a target from the middle of the others.
+    total = len(records[i]["poses"])
+    if total <= views:
+      logging.warning(
+        "validation scene %d has %d views and is left out: expected %d input"
+        " views and one to draw",
+        i,
+        total,
+        views,
+      )
+      continue
+    indices = [*range(views), max(total // 2, views)]
+    numbers.append(i)
     items.append(
       decoding.decode_views(
         records[i], indices, config.model.image_size, config.model.resize
       )
+    )
+  if not items:
+    raise ValueError(
+      f"no validation scene has {views + 1} views or more, model.input_views"
+      " and one to draw: set validation.scenes and train.image_grid_scenes to 0"
     )
   batch = {key: np.stack([item[key] for item in items]) for key in items[0]}
   return Scenes(
@@ -103,7 +126,7 @@ def load_scenes(config, workdir: str, count: int) -> Scenes | None:
     },
     target=batch["images"][:, views],
     target_pose=batch["poses"][:, views:],
-    numbers=np.arange(len(items), dtype=np.int32),
+    numbers=np.array(numbers, np.int32),
   )
 
 
@@ -132,11 +155,13 @@ class Validation:
     return {name: float(value) for name, value in scores.items()}
 
 
-def build_validation(config, model: pipeline.Model, workdir: str) -> Validation:
+def build_validation(
+  config: ml_collections.ConfigDict, model: pipeline.Model, workdir: str
+) -> Validation:
   """From `config.validation`."""
   measure = build_measure(
     model,
-    pipeline.parts_of(config.objective.name),
+    builders.parts_of(config.objective.name),
     tuple(config.validation.sigmas),
     config.seed,
   )
@@ -164,12 +189,13 @@ def build_measure(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.key(seed), scenes.numbers
     )
-    scores = {}
+    scores = {}  # all of them means over the scenes
     # Conditioning: the rendered features, or noise for a denoiser alone.
     if "encoder" in parts:
       features, views = view_synthesis.render_views(
         model, variables, scenes.inputs, scenes.target_pose
       )
+      # [n,1,H,W,F]: one target of each scene.
       features = features[:, 0]
       truth = jnp.asarray(scenes.target) / 255.0
       scores["psnr_render"] = jnp.mean(metrics.psnr(views.rgb[:, 0], truth))
@@ -238,6 +264,7 @@ class ImageGrids:
     drawn = jax.device_get(drawn)
     if not isinstance(drawn, view_synthesis.Views):
       return grids.wrapped_grid("unconditional", np.asarray(drawn))
+    # A row per scene: inputs, target, render, depth and sample.
     scenes = self._scenes
     images = np.concatenate(
       [scenes.inputs["images"], scenes.target[:, None]], 1
@@ -248,10 +275,10 @@ class ImageGrids:
 
 
 def build_image_grids(
-  config, model: pipeline.Model, workdir: str
+  config: ml_collections.ConfigDict, model: pipeline.Model, workdir: str
 ) -> ImageGrids:
   """From `config.train`, the sampler and the seed."""
-  parts = pipeline.parts_of(config.objective.name)
+  parts = builders.parts_of(config.objective.name)
   scenes = load_scenes(config, workdir, config.train.image_grid_scenes)
   draw: Callable[[pipeline.Variables], Any]
   if scenes is None:
@@ -266,7 +293,10 @@ def build_image_grids(
 
 
 def _build_scene_draw(
-  config, model: pipeline.Model, parts: tuple[str, ...], scenes: Scenes
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  parts: tuple[str, ...],
+  scenes: Scenes,
 ) -> Callable[[pipeline.Variables], view_synthesis.Views]:
   """variables -> the targets of the scenes, drawn with the same noise."""
   # The same noise each time: grids of two steps differ by the weights alone.

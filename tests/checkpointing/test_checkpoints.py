@@ -1,5 +1,6 @@
 """Checkpoints restore anywhere, or say why not."""
 
+import math
 import shutil
 
 import jax
@@ -59,7 +60,7 @@ def test_missing_checkpoints_are_named(tmp_path):
     checkpoints.open_existing(str(tmp_path), None)
 
 
-def test_reading_leaves_a_save_under_way_alone(trained_workdir, tmp_path):
+def test_reading_leaves_a_save_in_flight_alone(trained_workdir, tmp_path):
   shutil.copytree(f"{trained_workdir}/checkpoints", tmp_path / "checkpoints")
   under_way = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
   under_way.mkdir()
@@ -148,3 +149,32 @@ def test_a_config_of_an_older_version_is_named(trained_workdir, monkeypatch):
   monkeypatch.setattr(checkpoints.Checkpointer, "read_config", without_field)
   with pytest.raises(ValueError, match=r"lacks a field .*null_noise.* older"):
     pretrained.load(trained_workdir)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_never_costs_the_best(tmp_path, bad):
+  checkpointer = checkpoints.Checkpointer(
+    str(tmp_path), keep_latest=1, keep_every=1000, best_metric="psnr"
+  )
+  for step, score in enumerate((20.0, bad, 15.0, 14.0), 1):
+    checkpointer.save(step, {"x": np.ones(2)}, {}, {"psnr": score})
+    checkpointer.wait()
+  checkpointer.close()
+  steps = sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+  assert steps == [1, 4]
+
+
+def test_a_step_that_contradicts_the_path_is_refused(trained_workdir):
+  path = f"{trained_workdir}/checkpoints/4"
+  with pytest.raises(
+    checkpoints.CheckpointError, match="checkpoint of step 4, but --step is 8"
+  ):
+    checkpoints.open_existing(path, 8)
+  reader, step = checkpoints.open_existing(path, 4)
+  reader.close()
+  assert step == 4
+
+
+def test_reading_says_nothing_of_its_own(trained_workdir, caplog):
+  pretrained.load(trained_workdir)
+  assert "read only" not in caplog.text

@@ -62,3 +62,42 @@ def test_pictures_and_descriptions_go_to_the_bucket(bucket):
   run_folder.describe(bucket, {"a": 1}, {"encoder": {"w": np.zeros((2, 3))}})
   assert json.loads((folder / "config.json").read_text()) == {"a": 1}
   assert "encoder/w" in (folder / "parameters.txt").read_text()
+
+
+def test_uploads_are_a_small_multiple_of_what_is_written(bucket, monkeypatch):
+  """Two thousand flushes; every file as a whole each time would be a thousand
+  times as much."""
+  sent = 0
+  write_whole = files.write_whole
+
+  def count(path, content):
+    nonlocal sent
+    if files.is_remote(path):
+      sent += len(content)
+    return write_whole(path, content)
+
+  monkeypatch.setattr(files, "write_whole", count)
+  monkeypatch.setattr(writers, "_SEGMENT_BYTES", 50_000)
+  writer = writers.Writer(bucket, 0)
+  for step in range(1, 2001):
+    writer.write_scalars(step, {"loss": 0.5, "loss_rgb": 0.25})
+    writer.flush()
+  writer.close()
+  paths = list(epath.Path(bucket).iterdir())
+  written = sum(p.stat().length for p in paths)
+  assert written < sent < 15 * written
+  lines = (epath.Path(bucket) / "metrics.jsonl").read_text().splitlines()
+  assert len(lines) == 2000
+  assert len(paths) > 3  # events in several files
+
+
+def test_arrays_come_back_or_the_file_is_named(tmp_path):
+  arrays = {"a": np.arange(3), "b": np.eye(2)}
+  for compressed in (False, True):
+    path = files.write_arrays(tmp_path / "x.npz", arrays, compressed)
+    back = files.read_arrays(path)
+    assert back.keys() == arrays.keys()
+    np.testing.assert_array_equal(back["b"], arrays["b"])
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(ValueError, match=r"x\.npz is no \.npz file of arrays"):
+    files.read_arrays(path)

@@ -59,3 +59,13 @@ def test_uneven_batches_are_refused():
   sharding.check_batch_size(8, 1, mesh)
   with pytest.raises(ValueError, match="is 6, expected a multiple of the 4"):
     sharding.check_batch_size(6, 1, mesh)
+
+
+@pytest.mark.parametrize("count, devices", [(3, 3), (5, 5), (7, 7), (6, 6)])
+def test_local_meshes_take_a_part_of_the_devices(monkeypatch, count, devices):
+  """`jax.make_mesh` refuses a part of a TPU slice, and is not asked."""
+  monkeypatch.setattr(jax, "make_mesh", lambda *a, **k: pytest.fail("asked"))
+  mesh = sharding.make_local_mesh(count)
+  assert mesh.size == devices
+  placed = jax.device_put(np.arange(count), sharding.split_batch(mesh))
+  assert len(placed.addressable_shards) == devices

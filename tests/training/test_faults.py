@@ -1,5 +1,6 @@
 """Kills, signals, full disks, damage: nothing is lost, and it is said."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -22,9 +23,10 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import loading
 from genvs_jax.runtime import run_folder
+from genvs_jax.runtime import writers
+from genvs_jax.training import compilation
 from genvs_jax.training import guards
 from genvs_jax.training import loop
-from genvs_jax.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 ONE = jax.devices()[:1]
@@ -33,7 +35,7 @@ ONE = jax.devices()[:1]
 @pytest.fixture(autouse=True, scope="module")
 def compiled_once():
   """The runs of this file differ in steps and checkpoints alone."""
-  compile_step, compiled = train_step.compile_step, []
+  compile_step, compiled = compilation.compile_step, []
 
   def once(*args):
     if not compiled:
@@ -41,7 +43,7 @@ def compiled_once():
     return compiled[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train_step, "compile_step", once)
+    patch.setattr(compilation, "compile_step", once)
     yield
 
 
@@ -198,7 +200,9 @@ def test_only_damaged_checkpoints_stop_the_run(debug_config, workdir):
     checkpoints.CheckpointError, match=r"none of the checkpoints \[4, 8\]"
   ):
     loop.train_and_evaluate(debug_config, str(workdir), ONE)
-  assert (workdir / "damaged_checkpoints" / "4").exists()
+  # The last one left is never moved.
+  assert (workdir / "damaged_checkpoints" / "8").exists()
+  assert saved(workdir) == [4]
 
 
 def test_full_disk_stops_the_run_and_keeps_the_older_checkpoint(
@@ -276,6 +280,7 @@ def test_too_many_in_a_row_stop_the_run_and_save_the_batch(
 HOLD = """
 import sys, time
 from genvs_jax.runtime import run_folder
+from genvs_jax.runtime import writers
 with run_folder.lock(sys.argv[1]):
   print("held", flush=True)
   time.sleep(100)
@@ -360,3 +365,103 @@ def test_several_processes_agree_on_when_to_stop():
   stop = guards.Stop(lambda step: step == 7)
   with stop.listening():
     assert [step for step in range(9) if stop(step)] == [7]
+
+
+def test_another_config_sets_no_checkpoint_aside(debug_config, workdir):
+  """Neither one that has no average nor one with another optimizer state."""
+  debug_config.train.ema, debug_config.sampler.params = "none", "raw"
+  with pytest.raises(ValueError, match=r"ema = 'half_life', here 'none'"):
+    loop.train_and_evaluate(debug_config, str(workdir), ONE)
+  assert saved(workdir) == [4, 8]
+  assert not (workdir / "damaged_checkpoints").exists()
+
+
+def test_another_state_is_no_damage(debug_config, workdir, monkeypatch):
+  """Shapes are compared before the arrays are read."""
+  differences = checkpoints.Checkpointer.differences
+
+  def with_other_shapes(self, step, state):
+    state = dataclasses.replace(state, skipped=jax.ShapeDtypeStruct((3,), "i4"))
+    return differences(self, step, state)
+
+  monkeypatch.setattr(
+    checkpoints.Checkpointer, "differences", with_other_shapes
+  )
+  with pytest.raises(
+    ValueError, match=r"another state .*skipped has shape \[2\], expected \[3\]"
+  ):
+    loop.train_and_evaluate(debug_config, str(workdir), ONE)
+  assert saved(workdir) == [4, 8]
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(116, "Stale file handle"),
+    MemoryError(),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+  ],
+)
+def test_storage_or_memory_that_fails_is_no_damage(
+  error, debug_config, workdir, monkeypatch
+):
+  def fail(*args):
+    raise error
+
+  monkeypatch.setattr(checkpoints.Checkpointer, "restore", fail)
+  with pytest.raises(
+    checkpoints.CheckpointError, match="no fault of the checkpoint"
+  ):
+    loop.train_and_evaluate(debug_config, str(workdir), ONE)
+  assert saved(workdir) == [4, 8]
+
+
+def test_missing_and_broken_files_are_damage():
+  assert checkpoints.is_damage(FileNotFoundError("state/manifest.ocdbt"))
+  assert checkpoints.is_damage(ValueError("DATA_LOSS: corrupt zstd frame"))
+  wrapped = ValueError("could not read")
+  wrapped.__cause__ = PermissionError(13, "Permission denied")
+  assert not checkpoints.is_damage(wrapped)
+
+
+def test_metrics_stay_whole_on_a_full_disk(tmp_path):
+  """A start that drops lines writes them beside, and then moves them."""
+  path = tmp_path / "metrics.jsonl"
+  lines = [json.dumps({"step": i, "loss": 1.0}) for i in range(5000)]
+  path.write_text("\n".join(lines) + "\n")
+  before = path.read_bytes()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+  try:
+    with pytest.raises(OSError, match="could not be written"):
+      writers.Writer(str(tmp_path), 4000)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert path.read_bytes() == before
+  writers.Writer(str(tmp_path), 4000).close()
+  assert last_step(tmp_path) == 4000
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(debug_workdir, tmp_path):
+  run = start(tmp_path, debug_workdir, "--config.train.steps=100000")
+  wait_for(lambda: last_step(tmp_path) >= 2, run)
+  run.send_signal(signal.SIGINT)
+  output, _ = run.communicate(timeout=120)
+  assert run.returncode == 0, output
+  assert "start the same command again to resume" in output
+  assert "Traceback" not in output
+  assert saved(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "section, name",
+  [
+    ("train", "log_every"),
+    ("train", "image_grid_every"),
+    ("checkpoint", "every"),
+  ],
+)
+def test_numbers_of_steps_are_not_zero(debug_config, tmp_path, section, name):
+  debug_config[section][name] = 0
+  with pytest.raises(ValueError, match=f"{section}.{name} is 0, expected 1 or"):
+    loop.train_and_evaluate(debug_config, str(tmp_path), ONE)

@@ -198,3 +198,44 @@ def test_edm_weights_are_the_squared_error_of_the_network():
   expected = jnp.mean(weight * (denoised - clean) ** 2)
   target = edm.network_target(clean, noisy, sigma, 0.5)
   np.testing.assert_allclose(edm.edm_loss(output, target), expected, rtol=1e-4)
+
+
+def test_augmentation_needs_a_denoiser_with_labels(debug_config):
+  debug_config.objective.augmentation = 0.5
+  debug_config.model.denoiser.name = "ddpmpp"
+  debug_config.model.denoiser.augmentation = False
+  with pytest.raises(ValueError, match="would draw warped images"):
+    objectives.build_options(debug_config)
+  debug_config.model.denoiser.augmentation = True
+  assert objectives.build_options(debug_config).augmentation == 0.5
+
+
+@pytest.mark.parametrize("kind", ["near_far", "unit_cube"])
+def test_gradients_stay_finite_where_cameras_are_odd(debug_config, kind):
+  """In bfloat16: cameras that look away, and at 50 times the distance."""
+  debug_config.model.dtype = "bfloat16"
+  debug_config.frustum.kind = kind
+  model = builders.build_model(debug_config)
+  state = startup.init_on_devices(debug_config, model)
+  options = objectives.build_options(debug_config)
+  rng = np.random.default_rng(0)
+  poses = np.broadcast_to(np.eye(4, dtype=np.float32), (4, 3, 4, 4)).copy()
+  poses[..., 2, 3] = -1.3
+  poses[1, 1, :3, :3] = np.diag([1.0, -1.0, -1.0])  # an input looks away
+  poses[2, 2, :3, :3] = np.diag([-1.0, 1.0, -1.0])  # the target does
+  poses[3, :, 2, 3] = -65.0
+  batch = {
+    "images": jnp.asarray(rng.integers(0, 255, (4, 3, 32, 32, 3), np.uint8)),
+    "poses": jnp.asarray(poses),
+    "intrinsics": jnp.full((4, 4), 32.0).at[:, 2:].set(16.0),
+  }
+
+  def loss(params, seed):
+    variables = pipeline.join_variables(params, state.buffers)
+    keys = randomness.step_keys(seed, 0, 4)
+    return objectives.joint(model, options, variables, batch, keys)[0]
+
+  gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  value, grads = gradient(state.params, 0)
+  assert jnp.isfinite(value)
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(grads))

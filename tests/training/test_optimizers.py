@@ -52,3 +52,11 @@ def test_the_clip_scales_all_gradients_alike(size):
   np.testing.assert_allclose(
     clipped["b"][0, 0] * 3, clipped["a"][0] * 4, rtol=1e-6
   )
+
+
+def test_averages_know_more_images_than_int32():
+  """Batch 8192 at step 262,143: 2^31 images."""
+  decay = optimizers.half_life_decay(
+    jnp.int32(262_143), 8192, half_life=500_000, ramp_up=0.05
+  )
+  np.testing.assert_allclose(decay, 0.5 ** (8192 / 500_000), rtol=1e-5)

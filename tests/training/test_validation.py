@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from configs import cars64
+from configs import paper128
+from genvs_jax.data import datasets
 from genvs_jax.diffusion import edm
 from genvs_jax.images import metrics
 from genvs_jax.models import builders
@@ -81,3 +84,34 @@ def test_the_best_is_by_a_score_that_the_objective_has(untrained):
   assert validation.build_ranking(config) == ("denoising_error", False)
   config.validation.scenes = 0
   assert validation.build_ranking(config).metric == ""
+
+
+def test_auto_ranks_by_what_the_objective_trains():
+  """The paper's recipe asks nothing of the render's colours."""
+  assert validation.build_ranking(paper128.get_config()) == (
+    "denoising_error",
+    False,
+  )
+  assert validation.build_ranking(cars64.get_config()) == ("psnr_render", True)
+
+
+def test_the_target_is_never_an_input(untrained, monkeypatch, caplog):
+  """Also where the middle view is one; scenes of too few views are left out."""
+  config, _, _ = untrained
+  records = datasets.load_split(config, "", "validation")
+
+  def cut(record, views):
+    lists = {k: record[k][:views] for k in ("images", "depths", "poses")}
+    return {**record, **lists}
+
+  scenes = [cut(records[0], 3), cut(records[1], 2), cut(records[2], 1)]
+  monkeypatch.setattr(datasets, "load_split", lambda *args: scenes)
+  loaded = validation.load_scenes(config, "", 3)
+  assert loaded.numbers.tolist() == [0]
+  np.testing.assert_array_equal(
+    loaded.target_pose[0, 0], records[0]["poses"][2]
+  )
+  assert "validation scene 1 has 2 views and is left out" in caplog.text
+  monkeypatch.setattr(datasets, "load_split", lambda *args: scenes[1:])
+  with pytest.raises(ValueError, match="no validation scene has 3 views or"):
+    validation.load_scenes(config, "", 3)
