@@ -9,13 +9,18 @@ import io
 import numpy as np
 from PIL import Image
 
-_RIGID_TOLERANCE = 1e-3
+_MAX_PIXELS = 1 << 26  # of a view: 8192 x 8192
 
 
 def image_size(data: bytes) -> tuple[tuple[int, int] | None, str]:
   """((height, width), "") of a PNG that decodes, else (None, problem)."""
   try:
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+      if image.width * image.height > _MAX_PIXELS:
+        return None, (
+          f"has {image.width}x{image.height} pixels, expected at most"
+          f" {_MAX_PIXELS:,}"
+        )
       image.load()
       return (image.height, image.width), ""
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
@@ -38,19 +43,27 @@ def parse_pose(text: bytes) -> tuple[np.ndarray | None, str]:
     count = "text" if values is None else f"{len(values)} numbers"
     return None, f"holds {count}, expected 16 numbers (a 4x4 pose)"
   pose = np.array(values, np.float64).reshape(4, 4)
-  rotation = pose[:3, :3]
+  problem = rigid_problem(pose)
+  return (None if problem else pose), problem
+
+
+def rigid_problem(pose: np.ndarray, tolerance: float = 1e-3) -> str:
+  """Why a [4,4] matrix is no rotation and translation; "" if it is one."""
   if not np.isfinite(pose).all():
-    return None, "holds a number that is not finite, expected a 4x4 pose"
+    return "holds a number that is not finite, expected a 4x4 pose"
+  # A rotation has R R^T = 1 and determinant 1; a mirror has -1.
+  rotation = pose[:3, :3]
   error = np.abs(rotation @ rotation.T - np.eye(3)).max()
   bottom = np.abs(pose[3] - [0, 0, 0, 1]).max()
   determinant = np.linalg.det(rotation)
-  if error > _RIGID_TOLERANCE or bottom > _RIGID_TOLERANCE or determinant < 0:
-    return None, (
-      "is no rigid motion: expected an orthonormal rotation of determinant 1"
-      f" above the row 0 0 0 1, found R R^T off by {error:.2g}, determinant"
-      f" {determinant:.3g}, last row {pose[3].tolist()}"
-    )
-  return pose, ""
+  if error <= tolerance and bottom <= tolerance and determinant > 0:
+    return ""
+  mirror = " (it mirrors the world)" if determinant < 0 else ""
+  return (
+    "is no rigid motion: expected an orthonormal rotation of determinant 1"
+    f" above the row 0 0 0 1, found R R^T off by {error:.2g}, determinant"
+    f" {determinant:.3g}{mirror}, last row {pose[3].tolist()}"
+  )
 
 
 def parse_pixelnerf_intrinsics(

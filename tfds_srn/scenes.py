@@ -7,32 +7,19 @@ A scene is a folder with `rgb/NAME.png` and `pose/NAME.txt`, and intrinsics as
   SRN         one `intrinsics/NAME.txt` per view: a 3x3 matrix that belongs to
               a render of 2 cx pixels, whatever the size of the PNG
 
-Both give the same `Scene`. Scenes lie in folders named by split
-(`cars_train/ID/..`, perhaps one level deeper as in chairs), on disk or inside
-zip files. All that is wrong with a scene is found at once.
+Both give the same `Scene`. All that is wrong with a scene is found at once.
 """
 
-import collections
 import dataclasses
-import pathlib
 import posixpath
-import random
 import re
 from collections.abc import Iterable
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from tfds_srn import parsing
 from tfds_srn import trees
-
-SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {
-  "train": "train",
-  "val": "validation",
-  "validation": "validation",
-  "test": "test",
-}
 
 
 class BadScenesError(ValueError):
@@ -83,78 +70,70 @@ class SceneFolder:
   def __str__(self) -> str:
     return f"{self.tree.name}/{self.path}"
 
-  def stems(self, name: str, suffix: str) -> list[str]:
-    """Names of the files in a folder of the scene, without their suffix."""
+  def files(self, name: str, suffix: str) -> dict[str, str]:
+    """{name without suffix: path in the scene} of the files in a folder of the
+    scene, in the order of their numbers."""
     if name not in self.tree.children(self.path)[0]:
-      return []
+      return {}
     inside = self.tree.children(f"{self.path}/{name}")[1]
-    stems = [n[: -len(suffix)] for n in inside if n.lower().endswith(suffix)]
-    return sorted(stems, key=_natural)
+    stems = {
+      file[: -len(suffix)]: f"{name}/{file}"
+      for file in inside
+      if file.lower().endswith(suffix)
+    }
+    return {stem: stems[stem] for stem in sorted(stems, key=_natural)}
 
-  def read(self, name: str) -> bytes:
-    """The bytes of a file of the scene."""
-    return self.tree.read(f"{self.path}/{name}")
+  def read(self, name: str, problems: list[str]) -> bytes | None:
+    """The bytes of a file of the scene, or None and another problem."""
+    try:
+      return self.tree.read(f"{self.path}/{name}")
+    except OSError as error:
+      reason = error.strerror or str(error)
+      problems.append(f"{self}/{name} {reason}")
+      return None
 
 
-def find_scenes(source: str) -> dict[str, list[SceneFolder]]:
-  """Scene folders by split, sorted by id.
+class Summary(NamedTuple):
+  """What is known of a whole scene without keeping its images.
 
-  Args:
-    source: a folder that holds split folders, a split folder, a folder of
-      scenes, a folder of zip files, or zip files separated by commas.
-
-  Returns:
-    {split: folders} for the splits that are there. Where training scenes come
-    without validation scenes, a tenth of them is cut off by the reference's
-    rule: ids sorted, shuffled by `random` with seed 1, the first 90 % stay.
-
-  Raises:
-    ValueError: if the source is missing or holds no scenes.
+  Attributes:
+    views: how many.
+    distance: mean of its cameras from the origin, world units.
+    off_centre: of the principal point from the image's centre, as a share of
+      the width.
+    has_depth: whether every view has a depth map.
   """
-  splits: dict[str, list[SceneFolder]] = {}
-  for tree in trees.open_trees(source):
-    for split, folders in _split_folders(tree):
-      splits.setdefault(split, []).extend(folders)
-  if not any(splits.values()):
-    raise ValueError(
-      f"no scenes in {source}: expected folders like cars_train/ID/ with rgb/"
-      " and pose/ inside, or zip files of them"
-    )
-  splits = {
-    split: sorted(folders, key=lambda f: f.scene_id)
-    for split, folders in splits.items()
-  }
-  for split, folders in splits.items():
-    counts = collections.Counter(f.scene_id for f in folders)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-      raise ValueError(
-        f"{source} holds scene {repeated[0]} twice in split {split}: name only"
-        " one packaging of each split"
-      )
-  if "train" in splits and "validation" not in splits:
-    train, validation = cut_validation(splits["train"])
-    splits["train"], splits["validation"] = train, validation
-  return {split: splits[split] for split in SPLITS if split in splits}
+
+  views: int
+  distance: float
+  off_centre: float
+  has_depth: bool
 
 
-def cut_validation(folders: list) -> tuple[list, list]:
-  """The reference's 90/10 cut of sorted scenes, each part sorted again."""
-  order = list(range(len(folders)))
-  random.Random(1).shuffle(order)
-  count = int(0.9 * len(folders))
-  return (
-    [folders[i] for i in sorted(order[:count])],
-    [folders[i] for i in sorted(order[count:])],
-  )
-
-
-def check_scenes(
+def survey(
   folders: Iterable[SceneFolder],
-) -> dict[SceneFolder, list[str]]:
-  """The problems of each scene that has any."""
-  problems = {folder: _inspect(folder)[1] for folder in folders}
-  return {folder: lines for folder, lines in problems.items() if lines}
+) -> tuple[dict[SceneFolder, Summary], dict[SceneFolder, list[str]]]:
+  """Reads all scenes: summaries of the whole ones, problems of the others."""
+  summaries, problems = {}, {}
+  for folder in folders:
+    scene, lines = _inspect(folder)
+    if scene is None or lines:
+      problems[folder] = lines
+    else:
+      summaries[folder] = summarise(scene)
+  return summaries, problems
+
+
+def summarise(scene: Scene) -> Summary:
+  """The summary of a scene."""
+  height, width = scene.image_size
+  centre = scene.intrinsics[2:] - np.array([width, height]) / 2
+  return Summary(
+    views=len(scene.images),
+    distance=float(np.linalg.norm(scene.poses[:, :3, 3], axis=-1).mean()),
+    off_centre=float(np.abs(centre).max() / width),
+    has_depth=bool(scene.depths),
+  )
 
 
 def read_scene(folder: SceneFolder) -> Scene:
@@ -169,52 +148,10 @@ def read_scene(folder: SceneFolder) -> Scene:
   return scene
 
 
-def _split_folders(tree: trees.Tree) -> Iterator[tuple[str, list[SceneFolder]]]:
-  """(split, scenes) for each split folder of a tree, searching two levels."""
-  own = _split_of(pathlib.PurePath(tree.name).stem)
-  top, _ = tree.children("")
-  named = [(name, _split_of(name)) for name in top]
-  if not any(split for _, split in named):
-    nested = [
-      (f"{outer}/{name}", _split_of(name))
-      for outer in top
-      if not _is_scene(tree, outer)
-      for name in tree.children(outer)[0]
-    ]
-    if any(split for _, split in nested):
-      named = nested
-    else:  # the tree itself is a split, or a plain folder of scenes
-      yield own or "train", list(_scenes_below(tree, ""))
-      return
-  for path, split in named:
-    if split:
-      yield split, list(_scenes_below(tree, path))
-
-
-def _split_of(name: str) -> str | None:
-  return _SPLIT_NAMES.get(re.split(r"[_\-]", name)[-1].lower())
-
-
-def _is_scene(tree: trees.Tree, path: str) -> bool:
-  folders, _ = tree.children(path)
-  return "rgb" in folders or "pose" in folders
-
-
-def _scenes_below(tree: trees.Tree, path: str) -> Iterator[SceneFolder]:
-  """Scenes in a split folder, through one extra level where there is one."""
-  for name in tree.children(path)[0]:
-    child = posixpath.join(path, name)
-    below = [posixpath.join(child, n) for n in tree.children(child)[0]]
-    if not _is_scene(tree, child) and any(_is_scene(tree, b) for b in below):
-      yield from (SceneFolder(tree, b) for b in below)
-    else:
-      yield SceneFolder(tree, child)
-
-
 def _natural(name: str) -> tuple:
   """Sorts 2 before 10."""
   return tuple(
-    (0, int(part), "") if part.isdigit() else (1, 0, part)
+    (0, int(part), "") if part.isdecimal() else (1, 0, part)
     for part in re.split(r"(\d+)", name)
     if part
   )
@@ -223,23 +160,25 @@ def _natural(name: str) -> tuple:
 def _inspect(folder: SceneFolder) -> tuple[Scene | None, list[str]]:
   """The scene, or None and everything that is wrong with it."""
   problems: list[str] = []
-  names, pose_names = folder.stems("rgb", ".png"), folder.stems("pose", ".txt")
-  if not names:
+  views, pose_files = folder.files("rgb", ".png"), folder.files("pose", ".txt")
+  if not views:
     return None, [f"{folder} is empty: expected views in rgb/NAME.png"]
-  for name in sorted(set(names) - set(pose_names), key=_natural):
+  for name in sorted(views.keys() - pose_files, key=_natural):
     problems.append(
-      f"{folder}/rgb/{name}.png has no pose: expected pose/{name}.txt"
+      f"{folder}/{views[name]} has no pose: expected pose/{name}.txt"
     )
-  for name in sorted(set(pose_names) - set(names), key=_natural):
+  for name in sorted(pose_files.keys() - views, key=_natural):
     problems.append(
-      f"{folder}/pose/{name}.txt has no view: expected rgb/{name}.png"
+      f"{folder}/{pose_files[name]} has no view: expected rgb/{name}.png"
     )
-  images, size = _read_images(folder, names, problems)
-  poses = _read_poses(folder, [n for n in names if n in pose_names], problems)
+  images, size = _read_images(folder, list(views.values()), problems)
+  poses = _read_poses(
+    folder, [pose_files[n] for n in views if n in pose_files], problems
+  )
   if size is None:
     return None, problems
   intrinsics, world_to_camera = _read_intrinsics(folder, size, problems)
-  depths = _read_depths(folder, names, problems)
+  depths = _read_depths(folder, list(views), problems)
   if problems or intrinsics is None:
     return None, problems
   matrices = np.stack(poses)
@@ -257,21 +196,23 @@ def _inspect(folder: SceneFolder) -> tuple[Scene | None, list[str]]:
 
 
 def _read_images(
-  folder: SceneFolder, names: list[str], problems: list[str]
+  folder: SceneFolder, paths: list[str], problems: list[str]
 ) -> tuple[list[bytes], tuple[int, int] | None]:
   """The views' bytes and their common (height, width)."""
   images: list[bytes] = []
   common: tuple[int, int] | None = None
-  for name in names:
-    data = folder.read(f"rgb/{name}.png")
+  for path in paths:
+    data = folder.read(path, problems)
+    if data is None:
+      continue
     size, problem = parsing.image_size(data)
     if size is None:
-      problems.append(f"{folder}/rgb/{name}.png {problem}")
+      problems.append(f"{folder}/{path} {problem}")
       continue
     common = common or size
     if size != common:
       problems.append(
-        f"{folder}/rgb/{name}.png is {size[1]}x{size[0]} pixels, expected"
+        f"{folder}/{path} is {size[1]}x{size[0]} pixels, expected"
         f" {common[1]}x{common[0]} like the views before it"
       )
     images.append(data)
@@ -279,13 +220,16 @@ def _read_images(
 
 
 def _read_poses(
-  folder: SceneFolder, names: list[str], problems: list[str]
+  folder: SceneFolder, paths: list[str], problems: list[str]
 ) -> list[np.ndarray]:
   poses = []
-  for name in names:
-    pose, problem = parsing.parse_pose(folder.read(f"pose/{name}.txt"))
+  for path in paths:
+    text = folder.read(path, problems)
+    if text is None:
+      continue
+    pose, problem = parsing.parse_pose(text)
     if pose is None:
-      problems.append(f"{folder}/pose/{name}.txt {problem}")
+      problems.append(f"{folder}/{path} {problem}")
     else:
       poses.append(pose)
   return poses
@@ -297,7 +241,7 @@ def _read_intrinsics(
   """fx, fy, cx, cy from either packaging, and the world-to-camera flag."""
   values: list[tuple[str, np.ndarray]] = []
   flag = False
-  per_view = folder.stems("intrinsics", ".txt")
+  per_view = folder.files("intrinsics", ".txt")
   whole = "intrinsics.txt" in folder.tree.children(folder.path)[1]
   if not whole and not per_view:
     problems.append(
@@ -305,20 +249,22 @@ def _read_intrinsics(
       " packaging) or intrinsics/NAME.txt (SRN's)"
     )
   if whole:
-    value, flag, problem = parsing.parse_pixelnerf_intrinsics(
-      folder.read("intrinsics.txt"), size
-    )
+    text = folder.read("intrinsics.txt", problems)
+    if text is not None:
+      value, flag, problem = parsing.parse_pixelnerf_intrinsics(text, size)
+      if value is None:
+        problems.append(f"{folder}/intrinsics.txt {problem}")
+      else:
+        values.append((f"{folder}/intrinsics.txt", value))
+  for path in per_view.values():
+    text = folder.read(path, problems)
+    if text is None:
+      continue
+    value, problem = parsing.parse_srn_intrinsics(text, size)
     if value is None:
-      problems.append(f"{folder}/intrinsics.txt {problem}")
+      problems.append(f"{folder}/{path} {problem}")
     else:
-      values.append((f"{folder}/intrinsics.txt", value))
-  for name in per_view:
-    file = f"intrinsics/{name}.txt"
-    value, problem = parsing.parse_srn_intrinsics(folder.read(file), size)
-    if value is None:
-      problems.append(f"{folder}/{file} {problem}")
-    else:
-      values.append((f"{folder}/{file}", value))
+      values.append((f"{folder}/{path}", value))
   for file, value in values[1:]:
     first_file, first = values[0]
     if not np.allclose(value, first, rtol=1e-4):
@@ -333,13 +279,20 @@ def _read_intrinsics(
 def _read_depths(
   folder: SceneFolder, names: list[str], problems: list[str]
 ) -> list[bytes]:
-  depth_names = folder.stems("depth", ".png")
-  if not depth_names:
+  maps = folder.files("depth", ".png")
+  if not maps:
     return []
-  if depth_names != names:
+  if list(maps) != names:
     problems.append(
-      f"{folder}/depth has {len(depth_names)} maps for {len(names)} views:"
-      " expected one of the same name per view, or none"
+      f"{folder}/depth has {len(maps)} maps for {len(names)} views: expected"
+      " one of the same name per view, or none"
     )
     return []
-  return [folder.read(f"depth/{name}.png") for name in names]
+  contents = []
+  for path in maps.values():
+    content = folder.read(path, problems)
+    if content is not None:
+      problem = parsing.image_size(content)[1]
+      problems += [f"{folder}/{path} {problem}"] if problem else []
+      contents.append(content)
+  return contents

@@ -21,6 +21,7 @@ from absl import logging
 
 from tfds_srn import download
 from tfds_srn import scenes
+from tfds_srn import splits
 from tfds_srn import synthetic
 
 WHERE_TO_FIND = """\
@@ -107,7 +108,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Makes a builder; its arguments say where scenes come from.
 
     Args:
-      source: folder or zip files, see `scenes.find_scenes`; "" means TFDS's
+      source: folder or zip files, see `splits.find_scenes`; "" means TFDS's
         manual_dir. Synthetic scenes are written there, or, where it is "",
         into TFDS's download folder.
       url: http(s) address or Google Drive file id of a zip to fetch.
@@ -126,8 +127,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=__doc__,
       disable_shuffling=True,
-      # Scene ids by split in the order of the records: a damaged record can
-      # then be named.
+      # scene_ids by split in the order of the records, so that a damaged record
+      # can be named; made_from, what the scenes were read from; scenes, ranges
+      # of what is known of them, by split.
       metadata=tfds.core.MetadataDict(),
       features=tfds.features.FeaturesDict(
         {
@@ -148,8 +150,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     source = self._find_source(dl_manager)
-    folders = scenes.find_scenes(source)
-    problems = scenes.check_scenes(
+    folders = splits.find_scenes(source)
+    summaries, problems = scenes.survey(
       folder for group in folders.values() for folder in group
     )
     if problems:
@@ -167,7 +169,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         raise ValueError(
           f"no readable scene is left in split {split} of {source}"
         )
-    for split in scenes.SPLITS:
+    for split in splits.SPLITS:
       if split not in good:
         logging.warning(
           "split %s is missing in %s: the dataset is built without it",
@@ -178,14 +180,53 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       split: [folder.scene_id for folder in group]
       for split, group in good.items()
     }
+    self.info.metadata["made_from"] = {
+      **self.description_of_source(),
+      "listing": splits.listing_digest(source),
+    }
+    self.info.metadata["scenes"] = {
+      split: self._ranges([summaries[folder] for folder in group])
+      for split, group in good.items()
+    }
     return {split: self._generate_examples(g) for split, g in good.items()}
+
+  @property
+  def source(self) -> str:
+    """Folder or zip files that the scenes are read from; "" if not named."""
+    return self._scene_source
+
+  def description_of_source(self) -> dict[str, str | float]:
+    """What the dataset is, or would be, made from; cheap to tell."""
+    config: SrnConfig = self.builder_config
+    source = self._scene_source or self._url
+    if self._scene_source:
+      paths = [pathlib.Path(p.strip()) for p in source.split(",")]
+      source = ",".join(str(p.expanduser().resolve()) for p in paths)
+    return {
+      "source": source,
+      "near": config.near,
+      "far": config.far,
+      "version": str(self.version),
+    }
+
+  def _ranges(self, summaries: list[scenes.Summary]) -> dict[str, list[float]]:
+    """The smallest and the largest value of each thing over some scenes."""
+    bounds = [self._bounds(summary.distance) for summary in summaries]
+    columns: dict[str, list[float]] = {
+      "views": [s.views for s in summaries],
+      "near": [near for near, _ in bounds],
+      "far": [far for _, far in bounds],
+      "off_centre": [s.off_centre for s in summaries],
+      "has_depth": [float(s.has_depth) for s in summaries],
+    }
+    return {k: [float(min(v)), float(max(v))] for k, v in columns.items()}
 
   def _generate_examples(
     self, folders: list[scenes.SceneFolder]
   ) -> Iterator[tuple[str, dict]]:
     for folder in folders:
       scene = scenes.read_scene(folder)
-      near, far = self._bounds(scene)
+      near, far = self._bounds(scenes.summarise(scene).distance)
       yield (
         scene.scene_id,
         {
@@ -200,11 +241,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         },
       )
 
-  def _bounds(self, scene: scenes.Scene) -> tuple[float, float]:
+  def _bounds(self, distance: float) -> tuple[float, float]:
+    """Near and far of a scene with cameras so far from the origin."""
     config: SrnConfig = self.builder_config
     if config.near and config.far:
       return config.near, config.far
-    distance = np.linalg.norm(scene.poses[:, :3, 3], axis=-1).mean()
     return _NEAR_SHARE * distance, _FAR_SHARE * distance
 
   def _find_source(self, dl_manager) -> str:

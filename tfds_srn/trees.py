@@ -1,10 +1,14 @@
-"""Folders, on disk or inside zip files, behind two methods."""
+"""Folders, on disk or inside zip files, behind three methods."""
 
+import lzma
 import pathlib
 import posixpath
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Protocol
+
+MAX_BYTES = 1 << 27  # of one file of a scene; more is an error or an attack
 
 
 class Tree(Protocol):
@@ -16,7 +20,14 @@ class Tree(Protocol):
     """Names of the folders and of the files in `path`, sorted."""
 
   def read(self, path: str) -> bytes:
-    """The bytes of a file."""
+    """The bytes of a file.
+
+    Raises:
+      OSError: if it cannot be read, whatever the reason.
+    """
+
+  def listing(self) -> Iterator[str]:
+    """A line for each file that changes when the file does."""
 
 
 class FolderTree:
@@ -32,7 +43,17 @@ class FolderTree:
     return folders, sorted(p.name for p in entries if not p.is_dir())
 
   def read(self, path: str) -> bytes:
-    return (self._root / path).read_bytes()
+    file = self._root / path
+    if file.stat().st_size > MAX_BYTES:
+      raise OSError(f"is larger than {MAX_BYTES >> 20} MiB")
+    return file.read_bytes()
+
+  def listing(self) -> Iterator[str]:
+    for file in sorted(self._root.rglob("*")):
+      name = file.relative_to(self._root)
+      if file.is_file() and all(map(_visible, name.parts)):
+        stat = file.stat()
+        yield f"{name} {stat.st_size} {stat.st_mtime_ns}"
 
 
 class ZipTree:
@@ -65,14 +86,26 @@ class ZipTree:
     )
 
   def read(self, path: str) -> bytes:
+    name = posixpath.normpath(path)
     try:
-      return self._zip.read(posixpath.normpath(path))
-    except (zipfile.BadZipFile, EOFError) as e:
-      raise OSError(f"{path} is damaged in {self.name} ({e})") from e
+      # As the zip says it; reading stops at that size.
+      if self._zip.getinfo(name).file_size > MAX_BYTES:
+        raise OSError(f"is larger than {MAX_BYTES >> 20} MiB")
+      return self._zip.read(name)
+    # Damaged, encrypted, or compressed in a way that Python does not know.
+    except (
+      *(zipfile.BadZipFile, EOFError, KeyError, zlib.error),
+      *(RuntimeError, NotImplementedError, lzma.LZMAError),
+    ) as e:
+      raise OSError(f"cannot be read from the zip file ({e})") from e
+
+  def listing(self) -> Iterator[str]:
+    for info in sorted(self._zip.infolist(), key=lambda i: i.filename):
+      yield f"{info.filename} {info.file_size} {info.CRC:08x}"
 
 
 def open_trees(source: str) -> Iterator[Tree]:
-  """The trees of a source, see `scenes.find_scenes`."""
+  """The trees of a source, see `splits.find_scenes`."""
   for item in source.split(","):
     path = pathlib.Path(item.strip()).expanduser()
     if not path.exists():

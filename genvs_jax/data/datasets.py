@@ -3,14 +3,17 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from absl import logging
 
 import tfds_srn
 from genvs_jax.runtime import messages
+from tfds_srn import splits
 from tfds_srn import tfds_srn_dataset_builder as srn
 
 Record = dict[str, Any]
@@ -21,7 +24,7 @@ class DatasetMissingError(ValueError):
 
 
 def build_builder(
-  config, workdir: str, skip_bad_scenes: bool = False
+  config: ml_collections.ConfigDict, workdir: str, skip_bad_scenes: bool = False
 ) -> tfds_srn.Builder:
   """The TFDS builder that `config.data` names.
 
@@ -43,17 +46,21 @@ def build_builder(
       "size": s.image_size,
       "seed": s.seed,
     }
+    name = "synthetic_cars"
     if arguments != srn.DEFAULT_SYNTHETIC:
       counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
-      dataset = srn.CONFIGS[data.dataset].variant(
-        f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}",
-        synthetic=arguments,
-      )
-  elif data.dataset == "folder" and data.source:
-    stem = pathlib.PurePath(data.source.split(",")[0]).stem
+      name += f"_{counts}x{s.views}_{s.image_size}px_seed{s.seed}"
+    if data.name:
+      name += f"_{data.name}"
+    if name != "synthetic_cars":
+      dataset = srn.CONFIGS[data.dataset].variant(name, synthetic=arguments)
+  elif data.dataset == "folder":
+    stem = data.name or pathlib.PurePath(data.source.split(",")[0]).stem
     dataset = srn.CONFIGS["folder"].variant(
-      f"folder_{stem}", near=data.near, far=data.far
+      f"folder_{stem}" if stem else "folder", near=data.near, far=data.far
     )
+  elif data.name:
+    dataset = srn.CONFIGS[data.dataset].variant(f"{data.dataset}_{data.name}")
   return tfds_srn.Builder(
     config=dataset,
     data_dir=_expand(data.data_dir, workdir) or None,
@@ -63,20 +70,110 @@ def build_builder(
   )
 
 
-def prepare(config, workdir: str, skip_bad_scenes: bool = False) -> str:
-  """Builds the dataset unless it is there; returns its folder."""
+def prepare(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  skip_bad_scenes: bool = False,
+  rebuild: bool = False,
+) -> str:
+  """Builds the dataset unless it is there; returns its folder.
+
+  Args:
+    config: data is read from it.
+    workdir: where a data_dir of WORKDIR lies.
+    skip_bad_scenes: leave unreadable scenes out.
+    rebuild: build it anew although it is there.
+
+  Raises:
+    ValueError: if a dataset of that name was made from something else, or
+      scenes cannot be read.
+  """
   builder = build_builder(config, workdir, skip_bad_scenes)
-  if not builder.is_prepared():
-    root = pathlib.Path(os.fspath(builder.data_dir)).parents[2]
-    builder.download_and_prepare(download_dir=root / "downloads")
-  return os.fspath(builder.data_dir)
+  folder = pathlib.Path(os.fspath(builder.data_dir))
+  before = folder.with_name(f"{folder.name}.before")
+  if builder.is_prepared():
+    if not rebuild:
+      _check_source(config, builder, listing=True)
+      return str(folder)
+    # The old one stays until the new one is whole.
+    if before.exists():
+      shutil.rmtree(before)
+    folder.rename(before)
+    builder = build_builder(config, workdir, skip_bad_scenes)
+  try:
+    builder.download_and_prepare(download_dir=folder.parents[2] / "downloads")
+  except BaseException:
+    if before.exists() and not folder.exists():
+      before.rename(folder)
+    raise
+  if before.exists():
+    shutil.rmtree(before)
+  return str(folder)
 
 
-def load_split(config, workdir: str, split: str) -> Sequence[Record]:
+def _check_source(
+  config: ml_collections.ConfigDict, builder: tfds_srn.Builder, listing: bool
+) -> None:
+  """Refuses a dataset that was made from other scenes than those named.
+
+  Args:
+    config: data is read from it.
+    builder: of a prepared dataset.
+    listing: compare the files of the source, too.
+  """
+  data = config.data
+  stored = dict((builder.info.metadata or {}).get("made_from", {}))
+  if data.dataset == "synthetic_cars":  # its numbers are in its name
+    return
+  if not stored:  # by an older version
+    logging.warning(
+      "%s does not say what it was made from: --rebuild makes it anew",
+      builder.data_dir,
+    )
+    return
+  ours: dict[str, Any] = builder.description_of_source()
+  if not (data.source or data.url):  # it is enough to name the dataset
+    del ours["source"]
+  if listing and data.source:
+    ours["listing"] = splits.listing_digest(builder.source)
+  differing = [
+    f"{name} {stored.get(name)!r}, now {value!r}"
+    for name, value in ours.items()
+    if stored.get(name) != value
+  ]
+  if differing:
+    raise ValueError(
+      f"dataset {builder.data_dir} was made from something else:"
+      f" {'; '.join(differing)}. Give the new one a name of its own"
+      " (--config.data.name=NAME), or replace it (--mode=prepare --rebuild)"
+    )
+
+
+def identity(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """What tells a dataset from others of its name: scenes and their origin."""
+  builder = build_builder(config, workdir)
+  metadata = dict(builder.info.metadata or {})
+  return {
+    "name": builder.builder_config.name,
+    "made_from": dict(metadata.get("made_from", {})),
+    "scenes": {
+      split: {
+        "ids": list(metadata.get("scene_ids", {}).get(split, ())),
+        "bytes": info.num_bytes,
+      }
+      for split, info in builder.info.splits.items()
+    },
+  }
+
+
+def load_split(
+  config: ml_collections.ConfigDict, workdir: str, split: str
+) -> "Records":
   """Random access to the records of a split, images undecoded.
 
   Raises:
     DatasetMissingError: with a sentence on how to prepare it.
+    ValueError: if it was made from other scenes than the config names.
   """
   builder = build_builder(config, workdir)
   if not builder.is_prepared():
@@ -87,33 +184,38 @@ def load_split(config, workdir: str, split: str) -> Sequence[Record]:
       " --config.data.dataset=synthetic_cars after --mode=prepare with that"
       " flag"
     )
+  _check_source(config, builder, listing=False)
   if split not in builder.info.splits:
     raise DatasetMissingError(
       f"dataset {config.data.dataset} in {builder.data_dir} has no split"
       f" {split!r}, only {', '.join(builder.info.splits)}: its source held no"
       f" {split} scenes; prepare it from a source that does"
     )
-  ids = (builder.info.metadata or {}).get("scene_ids", {}).get(split, ())
-  return _Records(
+  metadata = dict(builder.info.metadata or {})
+  return Records(
     builder.as_data_source(split=split),
-    tuple(ids),
+    tuple(metadata.get("scene_ids", {}).get(split, ())),
     f"split {split} of {os.fspath(builder.data_dir)}",
+    dict(metadata.get("scenes", {}).get(split, {})),
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Records(Sequence):
+class Records(Sequence):
   """The records of a split; a damaged one is named.
 
   Attributes:
     source: TFDS's random access.
     scene_ids: by record; empty for a dataset prepared without them.
     place: where they are, for messages.
+    ranges: smallest and largest number of views, near, far and so on over all
+      scenes; empty for a dataset prepared without them.
   """
 
   source: Sequence[Record]
   scene_ids: tuple[str, ...]
   place: str
+  ranges: dict[str, list[float]]
 
   def __len__(self) -> int:
     return len(self.source)
@@ -133,24 +235,81 @@ class _Records(Sequence):
       ) from error
 
 
-def check_bounds(config, records: Sequence[Record]) -> None:
-  """Warns if the scenes were recorded for another near and far."""
-  frustum, record = config.frustum, records[0]
-  near, far = float(record["near"]), float(record["far"])
+def check_cameras(config: ml_collections.ConfigDict, records: Records) -> None:
+  """Compares the scenes' cameras with the frustum of the config.
+
+  Scenes that were recorded for another near and far are warned of.
+
+  Args:
+    config: frustum and model are read from it.
+    records: of a split; where nothing is known of all of them, the first is
+      looked at.
+
+  Raises:
+    ValueError: if `unit_cube` meets a principal point off the centre.
+  """
+  frustum, first = config.frustum, records[0]
+  near = records.ranges.get("near", [float(first["near"])] * 2)
+  far = records.ranges.get("far", [float(first["far"])] * 2)
   if frustum.kind == "near_far" and not np.allclose(
-    [near, far], [frustum.near, frustum.far], rtol=0.05
+    [*near, *far],
+    [frustum.near, frustum.near, frustum.far, frustum.far],
+    rtol=0.05,
   ):
     logging.warning(
-      "scenes of %s lie between %.3g and %.3g, but the frustum of the config"
-      " between %.3g and %.3g: set --config.frustum.near=%.3g"
-      " --config.frustum.far=%.3g",
+      "scenes of %s lie between %.3g and %.3g (near from %.3g to %.3g, far from"
+      " %.3g to %.3g), but the frustum of the config between %.3g and %.3g: set"
+      " --config.frustum.near=%.3g --config.frustum.far=%.3g",
       config.data.dataset,
-      near,
-      far,
+      near[0],
+      far[1],
+      *near,
+      *far,
       frustum.near,
       frustum.far,
-      near,
-      far,
+      near[0],
+      far[1],
+    )
+  off_centre = _off_centre(first["intrinsics"], first["image_size"])
+  largest = records.ranges.get("off_centre", [0.0, off_centre])[1]
+  _refuse_off_centre(config, f"a scene of {records.place}", largest)
+
+
+def check_principal_point(
+  config: ml_collections.ConfigDict,
+  name: str,
+  intrinsics: np.ndarray,
+  image_size: Sequence[int],
+) -> None:
+  """Refuses pictures whose camera the config's frustum cannot describe.
+
+  Args:
+    config: frustum is read from it.
+    name: of the pictures, for the message.
+    intrinsics: [4] fx, fy, cx, cy in pixels.
+    image_size: (height, width) in pixels.
+
+  Raises:
+    ValueError: if `unit_cube` meets a principal point off the centre.
+  """
+  _refuse_off_centre(config, name, _off_centre(intrinsics, image_size))
+
+
+def _off_centre(intrinsics: np.ndarray, image_size: Sequence[int]) -> float:
+  """Of the principal point from the centre, as a share of the width."""
+  height, width = (int(v) for v in image_size)
+  offset = np.asarray(intrinsics)[2:] - np.array([width, height]) / 2
+  return float(np.abs(offset).max() / width)
+
+
+def _refuse_off_centre(
+  config: ml_collections.ConfigDict, name: str, share: float
+) -> None:
+  if config.frustum.kind == "unit_cube" and share > 0.01:
+    raise ValueError(
+      f"{name} has its principal point {100 * share:.1f} % of the image's width"
+      " off the centre, but frustum.kind = 'unit_cube' takes it for the centre:"
+      " set frustum.kind=near_far, or crop around the principal point"
     )
 
 

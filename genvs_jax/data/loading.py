@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 
 import grain
+import ml_collections
 import numpy as np
 
 from genvs_jax.data import datasets
@@ -21,8 +22,8 @@ from genvs_jax.runtime import messages
 
 
 def train_batches(
-  config,
-  records: Sequence[datasets.Record],
+  config: ml_collections.ConfigDict,
+  records: datasets.Records,
   *,
   start_step: int,
   rows: Sequence[int] | None = None,
@@ -36,16 +37,23 @@ def train_batches(
     rows: examples of each batch that are wanted, by default all; the others
       are not read.
 
+  Raises:
+    ValueError: if a scene has fewer views than an example needs.
+
   Yields:
     batches as in `genvs_jax`, with as many scenes as rows.
   """
   messages.check_choice("model.resize", config.model.resize, squares.RESIZES)
   views = config.model.input_views + config.train.target_views
-  fewest = min(len(records[i]["poses"]) for i in range(min(len(records), 8)))
+  # Known of all scenes, or looked up in the first eight of an older dataset.
+  fewest = records.ranges.get("views", [0])[0] or min(
+    len(records[i]["poses"]) for i in range(min(len(records), 8))
+  )
   if fewest < views:
     raise ValueError(
-      f"a scene has {fewest} views, expected {views} or more"
-      " (model.input_views + train.target_views)"
+      f"a scene of {records.place} has {fewest:g} views, expected {views} or"
+      " more (model.input_views + train.target_views): lower them, or leave the"
+      " scene out"
     )
   endless = (
     grain.MapDataset.source(records)

@@ -2,14 +2,19 @@
 
 import io
 
+import ml_collections
 import numpy as np
 from etils import epath
 
 from genvs_jax.geometry import camera_paths
 from genvs_jax.runtime import files
+from genvs_jax.runtime import messages
+from tfds_srn import parsing
 
 
-def build_path(config, distance: float) -> np.ndarray:
+def build_path(
+  config: ml_collections.ConfigDict, distance: float
+) -> np.ndarray:
   """The poses f32 [frames,4,4] that `config.sample` names.
 
   Args:
@@ -20,8 +25,7 @@ def build_path(config, distance: float) -> np.ndarray:
     ValueError: for a path that is neither a name nor a file of poses.
   """
   options = config.sample
-  if options.frames < 1:
-    raise ValueError(f"sample.frames is {options.frames}, expected 1 or more")
+  messages.check_at_least("sample.frames", options.frames, 1)
   named = {
     "orbit": lambda: camera_paths.orbit(
       options.frames, options.elevation, distance
@@ -39,12 +43,13 @@ def build_path(config, distance: float) -> np.ndarray:
   }
   if options.path in named:
     return np.asarray(named[options.path]())
-  if not epath.Path(options.path).exists():
+  path = epath.Path(options.path).expanduser()
+  if not path.exists():
     raise ValueError(
       f"sample.path is {options.path!r}, expected one of {', '.join(named)} or"
       " a file of poses (.npy, or .npz with an array `poses`)"
     )
-  return read_poses(options.path)
+  return read_poses(str(path))
 
 
 def read_poses(path: str) -> np.ndarray:
@@ -69,14 +74,11 @@ def read_poses(path: str) -> np.ndarray:
       f"{path}: poses have shape {poses.shape}, expected [frames,4,4]"
       " camera-to-world"
     )
-  # A rotation has R R^T = 1 and determinant 1; a mirror has -1.
-  rotations = poses[:, :3, :3]
-  product = rotations @ np.swapaxes(rotations, 1, 2)
-  is_rigid = np.abs(product - np.eye(3)).max((1, 2)) < 1e-3
-  is_rigid &= np.linalg.det(rotations) > 0
-  if not is_rigid.all():
-    raise ValueError(
-      f"{path}: pose {np.argmin(is_rigid)} is no rotation and translation,"
-      " expected OpenCV camera-to-world matrices in world units"
-    )
+  for i, pose in enumerate(poses):
+    problem = parsing.rigid_problem(pose)
+    if problem:
+      raise ValueError(
+        f"{path}: pose {i} {problem}; poses are OpenCV camera-to-world matrices"
+        " in world units"
+      )
   return poses.astype(np.float32)

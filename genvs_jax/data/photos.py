@@ -11,6 +11,7 @@ become OpenCV camera-to-world around an object at the world's origin, up +z.
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -18,12 +19,16 @@ import numpy as np
 from absl import logging
 from etils import epath
 from PIL import Image
+from PIL import ImageOps
 
 from genvs_jax.geometry import camera_paths
 from genvs_jax.images import squares
 from genvs_jax.runtime import messages
+from tfds_srn import parsing
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# Mean of a picture's border, 0 to 255, below which it is no white background.
+_MIN_WHITE = 230
 FITS = ("pad", "crop")
 AXES = ("opencv", "opengl")
 POSES = ("camera_to_world", "world_to_camera")
@@ -34,9 +39,9 @@ class Photo(NamedTuple):
 
   Attributes:
     path: of its file.
-    image: RGB or RGBA, as stored.
-    pose: f32 [4,4], OpenCV camera-to-world.
-    intrinsics: f32 [4], fx, fy, cx, cy in pixels of the picture.
+    image: as stored, upright.
+    pose: f64 [4,4], as stored.
+    intrinsics: [4], fx, fy, cx, cy in pixels of the picture.
   """
 
   path: epath.Path
@@ -56,6 +61,7 @@ def load(
   elevation: float = 0.0,
   distance: float = 0.0,
   fov: float = 0.0,
+  views: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
   """Reads pictures as one scene of input views.
 
@@ -66,11 +72,14 @@ def load(
     axes: of the cameras, "opencv" (y down, z into the scene), "opengl"
       (y up, z backwards; Blender's too), or "auto": opencv for the SRN layout,
       opengl for transforms.json.
-    poses: "camera_to_world" or "world_to_camera"; "auto" is the first.
+    poses: "camera_to_world" or "world_to_camera"; "auto": as the flag of the
+      SRN layout says, the first for transforms.json.
     scale: what positions are multiplied by.
     elevation: degrees above the horizon, of one picture.
     distance: of its camera from the object, world units, above 0.
     fov: horizontal, in degrees, above 0.
+    views: indices of the pictures to take, in the order of their names; all
+      by default.
 
   Returns:
     images u8 [V,size,size,3], poses f32 [V,4,4] and intrinsics f32 [4].
@@ -81,6 +90,33 @@ def load(
   messages.check_choice("photos.fit", fit, FITS)
   messages.check_choice("photos.axes", axes, ("auto", *AXES))
   messages.check_choice("photos.poses", poses, ("auto", *POSES))
+  photos, *conventions = _read(path, elevation, distance, fov)
+  axes = conventions[0] if axes == "auto" else axes
+  poses = conventions[1] if poses == "auto" else poses
+  if views:
+    if min(views) < 0 or max(views) >= len(photos):
+      raise ValueError(
+        f"sample.input_views is {tuple(views)}, but {path} holds"
+        f" {len(photos)} pictures: expected indices from 0 to"
+        f" {len(photos) - 1}"
+      )
+    photos = [photos[i] for i in views]
+  _warn_of_background(photos, path)
+  prepared = [_prepare(p, size, fit, axes, poses, scale) for p in photos]
+  images, placed, intrinsics = (
+    np.stack(x) for x in zip(*prepared, strict=True)
+  )
+  if np.ptp(intrinsics, 0).max() > 0.01 * size:
+    raise ValueError(
+      f"{path}: its pictures have different intrinsics, expected one camera"
+    )
+  return {"images": images, "poses": placed, "intrinsics": intrinsics[0]}
+
+
+def _read(
+  path: str, elevation: float, distance: float, fov: float
+) -> tuple[list[Photo], str, str]:
+  """The photos, and the axes and the direction of their poses."""
   root = epath.Path(path).expanduser()
   if not root.exists():
     raise ValueError(f"{path}: there is no such folder or picture")
@@ -91,32 +127,17 @@ def load(
         " photos.elevation (degrees), photos.distance (world units) and"
         " photos.fov (degrees)"
       )
-    photos, native = [_single(root, elevation, distance, fov)], "opencv"
-  elif (root / "transforms.json").exists():
-    photos, native = _from_transforms(root / "transforms.json"), "opengl"
-  elif (root / "rgb").exists():
-    photos, native = _from_srn(root), "opencv"
-  else:
-    raise ValueError(
-      f"{path}: expected transforms.json, or rgb/, pose/ and intrinsics.txt"
-    )
-  prepared = [
-    _prepare(
-      photo,
-      size,
-      fit,
-      native if axes == "auto" else axes,
-      "camera_to_world" if poses == "auto" else poses,
-      scale,
-    )
-    for photo in photos
-  ]
-  images, views, intrinsics = (np.stack(x) for x in zip(*prepared, strict=True))
-  if np.ptp(intrinsics, 0).max() > 0.01 * size:
-    raise ValueError(
-      f"{path}: its pictures have different intrinsics, expected one camera"
-    )
-  return {"images": images, "poses": views, "intrinsics": intrinsics[0]}
+    photo = _single(root, elevation, distance, fov)
+    return [photo], "opencv", "camera_to_world"
+  if (root / "transforms.json").exists():
+    photos = _from_transforms(root / "transforms.json")
+    return photos, "opengl", "camera_to_world"
+  if (root / "rgb").exists():
+    photos, inverted = _from_srn(root)
+    return photos, "opencv", POSES[inverted]
+  raise ValueError(
+    f"{path}: expected transforms.json, or rgb/, pose/ and intrinsics.txt"
+  )
 
 
 def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
@@ -155,6 +176,23 @@ def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
     )
 
 
+def _warn_of_background(photos: list[Photo], path: str) -> None:
+  """The model has seen objects on white alone."""
+  dark = []
+  for photo in photos:
+    image = np.asarray(squares.over_white(photo.image))
+    border = [image[0], image[-1], image[:, 0], image[:, -1]]
+    if np.concatenate(border).mean() < _MIN_WHITE:
+      dark.append(photo.path.name)
+  if dark:
+    logging.warning(
+      "%s: the background of %s is not white, as the model knows it: cut the"
+      " object out (an alpha channel will do)",
+      path,
+      ", ".join(dark[:5]),
+    )
+
+
 def _prepare(photo: Photo, size, fit, axes, poses, scale):
   """(u8 [size,size,3], pose, intrinsics) of one photo."""
   sides = photo.image.size
@@ -180,9 +218,10 @@ def _open(path: epath.Path) -> Image.Image:
     with path.open("rb") as file:
       image = Image.open(file)
       image.load()
-    return image
-  except OSError as error:
+  except (OSError, Image.DecompressionBombError) as error:
     raise ValueError(f"{path}: {error}") from error
+  # Phones store pictures as the sensor lies, and say how to turn them.
+  return ImageOps.exif_transpose(image)
 
 
 def _single(path, elevation: float, distance: float, fov: float) -> Photo:
@@ -193,35 +232,26 @@ def _single(path, elevation: float, distance: float, fov: float) -> Photo:
   return Photo(path, image, pose, np.array([focal, focal, *centre]))
 
 
-def _from_srn(folder: epath.Path) -> list[Photo]:
+def _from_srn(folder: epath.Path) -> tuple[list[Photo], bool]:
+  """Its pictures, and whether its poses are world-to-camera."""
   names = sorted(
     p for p in (folder / "rgb").iterdir() if p.suffix.lower() in _SUFFIXES
   )
   if not names:
     raise ValueError(f"{folder / 'rgb'}: expected pictures, found none")
-  lines = _read_text(folder / "intrinsics.txt").splitlines()
-  try:
-    focal, cx, cy = map(float, lines[0].split()[:3])
-    _, width = map(float, lines[3].split())
-  except (IndexError, ValueError) as error:
-    raise ValueError(
-      f"{folder / 'intrinsics.txt'}: expected four lines as SRN has them, the"
-      " first 'f cx cy 0.' and the last 'height width'"
-    ) from error
-  photos = []
+  text = _read_text(folder / "intrinsics.txt").encode()
+  photos, inverted = [], False
   for path in names:
     image = _open(path)
-    scale = image.width / width
-    text = _read_text(folder / "pose" / f"{path.stem}.txt")
-    photos.append(
-      Photo(
-        path,
-        image,
-        _matrix(text.split(), folder / "pose" / f"{path.stem}.txt"),
-        np.array([focal, focal, cx, cy]) * scale,
-      )
+    intrinsics, inverted, problem = parsing.parse_pixelnerf_intrinsics(
+      text, (image.height, image.width)
     )
-  return photos
+    if intrinsics is None:
+      raise ValueError(f"{folder / 'intrinsics.txt'} {problem}")
+    pose = folder / "pose" / f"{path.stem}.txt"
+    matrix = _matrix(_read_text(pose).split(), pose)
+    photos.append(Photo(path, image, matrix, intrinsics))
+  return photos, inverted
 
 
 def _from_transforms(path: epath.Path) -> list[Photo]:
@@ -297,14 +327,12 @@ def _matrix(values, path: epath.Path) -> np.ndarray:
     raise ValueError(f"{path}: expected 16 numbers of a pose") from error
   if matrix.shape == (3, 4):
     matrix = np.concatenate([matrix, [[0, 0, 0, 1]]])
-  rotation = matrix[:3, :3]
-  if matrix.shape != (4, 4) or not np.allclose(
-    rotation @ rotation.T, np.eye(3), atol=1e-2
-  ):
-    raise ValueError(
-      f"{path}: a pose of shape {matrix.shape} is no rigid motion, expected"
-      " [4,4] with a rotation"
-    )
+  if matrix.shape != (4, 4):
+    raise ValueError(f"{path}: expected 16 numbers of a pose")
+  # Structure from motion writes fewer digits than a renderer.
+  problem = parsing.rigid_problem(matrix, tolerance=1e-2)
+  if problem:
+    raise ValueError(f"{path}: a pose {problem}")
   return matrix
 
 

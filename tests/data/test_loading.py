@@ -1,5 +1,6 @@
 """Batches: their order, their content, and what is said when data lack."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -105,7 +106,10 @@ def test_a_process_reads_only_its_share(debug_config, records):
   for rows in (range(8), range(4, 6)):
     counting = Counting()
     batches = loading.train_batches(
-      debug_config, counting, start_step=0, rows=rows
+      debug_config,
+      dataclasses.replace(records, source=counting),
+      start_step=0,
+      rows=rows,
     )
     before = counting.read
     for _ in range(10):
@@ -244,8 +248,8 @@ def test_smaller_depths_are_means_over_the_object(records):
 def test_frustum_that_does_not_fit_the_scenes_is_warned_of(
   debug_config, records, caplog
 ):
-  datasets.check_bounds(debug_config, records)
+  datasets.check_cameras(debug_config, records)
   assert not caplog.text
   debug_config.frustum.far = 2.75
-  datasets.check_bounds(debug_config, records)
+  datasets.check_cameras(debug_config, records)
   assert "--config.frustum.far=1.8" in caplog.text

@@ -27,8 +27,10 @@ def warnings(monkeypatch):
 
 def picture(width=64, height=64, mode="RGB") -> Image.Image:
   rng = np.random.default_rng(0)
-  shape = (height, width, len(mode))
-  return Image.fromarray(rng.integers(0, 255, shape, np.uint8), mode)
+  image = np.full((height, width, len(mode)), 255, np.uint8)
+  inside = image[4:-4, 4:-4]
+  inside[:] = rng.integers(0, 255, inside.shape, np.uint8)
+  return Image.fromarray(image, mode)
 
 
 def srn(folder):
@@ -183,3 +185,75 @@ def test_what_cannot_be_understood_is_named(tmp_path):
   srn(tmp_path / "scene")
   (tmp_path / "scene" / "pose" / "000001.txt").unlink()
   refused("000001.txt cannot be read")
+
+
+def test_pictures_are_turned_as_phones_say(tmp_path):
+  image = Image.new("RGB", (64, 32), "white")
+  image.paste((255, 0, 0), (0, 0, 16, 32))  # the left of the sensor
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turn by 90 degrees clockwise
+  image.save(tmp_path / "one.jpg", exif=exif, quality=100, subsampling=0)
+  views = photos.load(str(tmp_path / "one.jpg"), size=32, distance=1, fov=60)
+  picture = views["images"][0].astype(int)
+  # 32 wide and 64 high on a square: the red quarter is on top.
+  red = (picture[..., 0] > 200) & (picture[..., 1] < 60)
+  rows, columns = np.nonzero(red)
+  assert rows.max() < 9 and columns.min() >= 8 and columns.max() < 24
+
+
+def test_the_flag_of_srn_holds_for_photos_too(tmp_path):
+  srn(tmp_path / "plain")
+  srn(tmp_path / "inverted")
+  path = tmp_path / "inverted" / "intrinsics.txt"
+  path.write_text(path.read_text() + "1\n")
+  for i, pose in enumerate(POSES):
+    text = " ".join(map(str, np.linalg.inv(pose).ravel()))
+    (tmp_path / "inverted" / "pose" / f"{i:06d}.txt").write_text(text)
+  plain = photos.load(str(tmp_path / "plain"), size=SIZE)
+  inverted = photos.load(str(tmp_path / "inverted"), size=SIZE)
+  np.testing.assert_allclose(inverted["poses"], plain["poses"], atol=1e-5)
+
+
+def test_mirrored_poses_are_refused(tmp_path):
+  srn(tmp_path / "scene")
+  mirrored = POSES[1] * np.array([-1.0, 1.0, 1.0, 1.0])
+  path = tmp_path / "scene" / "pose" / "000001.txt"
+  path.write_text(" ".join(map(str, mirrored.ravel())))
+  with pytest.raises(ValueError, match=r"000001\.txt.*determinant -1.*mirrors"):
+    photos.load(str(tmp_path / "scene"), size=SIZE)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+  values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+  Image.fromarray(values).save(tmp_path / "one.png")
+  views = photos.load(str(tmp_path / "one.png"), size=64, distance=1, fov=60)
+  np.testing.assert_allclose(
+    views["images"][0, ..., 0], values / 257, atol=0.51
+  )
+
+
+def test_views_are_chosen_among_the_pictures(tmp_path):
+  srn(tmp_path / "scene")
+  some = photos.load(str(tmp_path / "scene"), size=SIZE, views=(2, 0))
+  np.testing.assert_allclose(some["poses"], POSES[[2, 0]], atol=1e-6)
+  with pytest.raises(ValueError, match=r"\(3,\), but .* holds 3 pictures"):
+    photos.load(str(tmp_path / "scene"), size=SIZE, views=(3,))
+
+
+def test_backgrounds_that_are_not_white_are_warned_of(tmp_path, warnings):
+  options = {"size": 32, "distance": 1.0, "fov": 60.0}
+  image = Image.new("RGB", (64, 64), "white")
+  image.paste((0, 0, 200), (16, 16, 48, 48))
+  image.save(tmp_path / "white.png")
+  photos.load(str(tmp_path / "white.png"), **options)
+  assert warnings == []
+  Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / "grass.png")
+  photos.load(str(tmp_path / "grass.png"), **options)
+  assert "the background of grass.png is not white" in warnings[0]
+
+
+def test_picture_bombs_are_one_sentence(tmp_path, monkeypatch):
+  Image.new("1", (400, 400)).save(tmp_path / "big.png")
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+  with pytest.raises(ValueError, match=r"big\.png: .*decompression bomb"):
+    photos.load(str(tmp_path / "big.png"), size=32, distance=1.0, fov=60.0)

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 import tfds_srn
 from tfds_srn import download
 from tfds_srn import scenes
+from tfds_srn import splits
 from tfds_srn import synthetic
 from tfds_srn import tfds_srn_dataset_builder as srn
 
@@ -46,7 +47,7 @@ def source(tmp_path_factory) -> pathlib.Path:
 
 def test_records_are_the_scenes(source, tmp_path):
   builder = build(tmp_path, source=str(source))
-  result = scenes.find_scenes(str(source))
+  result = splits.find_scenes(str(source))
   for split, group in result.items():
     records = builder.as_data_source(split=split)
     assert len(records) == len(group)
@@ -163,6 +164,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 
   cut_after = 0
   requests: list = []  # noqa: RUF012
+  etag = '"1"'
 
   def do_GET(self):
     path = pathlib.Path(self.translate_path(self.path.split("?")[0]))
@@ -171,12 +173,22 @@ class _Server(http.server.SimpleHTTPRequestHandler):
       self.send_error(404)
       return
     content = path.read_bytes()
-    start = 0
-    if self.headers.get("Range"):
-      start = int(self.headers["Range"].split("=")[1].split("-")[0])
-      self.send_response(206)
-    else:
-      self.send_response(200)
+    start, asked = 0, self.headers.get("Range")
+    if self.headers.get("If-Range", self.etag) != self.etag:
+      asked = None
+    if asked:
+      start = int(asked.split("=")[1].split("-")[0])
+    if start >= len(content):
+      self.send_response(416)
+      self.send_header("Content-Range", f"bytes */{len(content)}")
+      self.send_header("Content-Length", "0")
+      self.end_headers()
+      return
+    self.send_response(206 if asked else 200)
+    if asked:
+      total = f"{start}-{len(content) - 1}/{len(content)}"
+      self.send_header("Content-Range", f"bytes {total}")
+    self.send_header("ETag", self.etag)
     kind = "text/html" if path.suffix == ".html" else "application/zip"
     self.send_header("Content-Type", kind)
     self.send_header("Content-Length", str(len(content) - start))
@@ -230,7 +242,7 @@ def test_a_download_goes_on_where_it_was_cut_off(zipped, tmp_path):
     url = f"{address}/srn_cars.zip"
     with pytest.raises(OSError, match=r"run the same|second try"):
       download.fetch(url, tmp_path)
-    assert not (tmp_path / "srn_cars.zip").exists()
+    assert not list(tmp_path.glob("*.zip"))
     assert download.fetch(url, tmp_path).read_bytes() == whole
     first, second = handler.requests
     assert first is None
@@ -259,3 +271,49 @@ def test_drive_ids_and_links_name_the_same_file():
   assert len(names) == 1
   name, address = names.pop()
   assert name == f"{file_id}.zip" and f"id={file_id}" in address
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+  folder = tmp_path / "www"
+  for name in "ab":
+    (folder / name).mkdir(parents=True)
+    (folder / name / "cars.zip").write_bytes(name.encode() * 1000)
+  with serve(folder) as (address, _):
+    paths = [
+      download.fetch(f"{address}/{name}/cars.zip", tmp_path / "downloads")
+      for name in "ab"
+    ]
+  assert paths[0] != paths[1]
+  assert [path.read_bytes()[:1] for path in paths] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_part_of_an_older_file_is_not_gone_on_with(tmp_path, tags):
+  """The file has changed on the server since the first try was cut off."""
+  folder = tmp_path / "www"
+  folder.mkdir()
+  path = folder / "cars.zip"
+  path.write_bytes(b"old" * 200_000)
+  with serve(folder, cut_after=300_000) as (address, handler):
+    handler.etag = '"old"' if tags else ""
+    with pytest.raises(OSError):
+      download.fetch(f"{address}/cars.zip", tmp_path / "downloads")
+    path.write_bytes(b"new!" * 170_000)
+    handler.etag = '"new"' if tags else ""
+    fetched = download.fetch(f"{address}/cars.zip", tmp_path / "downloads")
+    assert fetched.read_bytes() == path.read_bytes()
+  assert [p.name for p in (tmp_path / "downloads").iterdir()] == [fetched.name]
+
+
+def test_a_part_that_is_too_large_is_not_called_whole(tmp_path):
+  folder = tmp_path / "www"
+  folder.mkdir()
+  (folder / "cars.zip").write_bytes(b"x" * 500_000)
+  downloads = tmp_path / "downloads"
+  with serve(folder, cut_after=300_000) as (address, _):
+    with pytest.raises(OSError):
+      download.fetch(f"{address}/cars.zip", downloads)
+    (part,) = downloads.glob("*.part")
+    part.write_bytes(bytes(600_000))
+    fetched = download.fetch(f"{address}/cars.zip", downloads)
+  assert fetched.read_bytes() == b"x" * 500_000

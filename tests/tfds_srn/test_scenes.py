@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tfds_srn import scenes
+from tfds_srn import splits
 from tfds_srn import synthetic
 
 
@@ -49,7 +50,7 @@ def assert_same(a: scenes.Scene, b: scenes.Scene):
 
 def test_both_packagings_give_the_same_scene(both):
   a, b = (
-    scenes.find_scenes(str(both[p]))["train"][0] for p in synthetic.PACKAGINGS
+    splits.find_scenes(str(both[p]))["train"][0] for p in synthetic.PACKAGINGS
   )
   first, second = scenes.read_scene(a), scenes.read_scene(b)
   assert_same(first, second)
@@ -61,7 +62,7 @@ def test_both_packagings_give_the_same_scene(both):
 
 
 def test_zips_read_like_folders(both, tmp_path):
-  folder = scenes.find_scenes(str(both["pixelnerf"]))
+  folder = splits.find_scenes(str(both["pixelnerf"]))
   one = zip_folder(both["pixelnerf"], tmp_path / "srn_cars.zip", "srn_cars/")
   several = [
     zip_folder(both["srn"] / name, tmp_path / f"{name}.zip", f"{name}/")
@@ -71,7 +72,7 @@ def test_zips_read_like_folders(both, tmp_path):
   bare.mkdir()
   zip_folder(both["srn"] / "cars_train", bare / "cars_train.zip")
   for source in (str(one), ",".join(map(str, several))):
-    result = scenes.find_scenes(source)
+    result = splits.find_scenes(source)
     assert [f.scene_id for f in result["train"]] == [
       f.scene_id for f in folder["train"]
     ]
@@ -81,7 +82,7 @@ def test_zips_read_like_folders(both, tmp_path):
         scenes.read_scene(folder[split][0]),
       )
   # A folder that holds zip files, without a split folder inside the zip.
-  alone = scenes.find_scenes(str(bare))
+  alone = splits.find_scenes(str(bare))
   assert len(alone["train"]) + len(alone["validation"]) == 2
 
 
@@ -93,12 +94,12 @@ def test_extra_folder_level_of_chairs(tmp_path):
   shutil.move(
     tmp_path / "flat" / "cars_val", tmp_path / "chairs" / "chairs_val"
   )
-  result = scenes.find_scenes(str(tmp_path / "chairs"))
+  result = splits.find_scenes(str(tmp_path / "chairs"))
   assert {split: len(group) for split, group in result.items()} == {
     "train": 2,
     "validation": 1,
   }
-  assert not scenes.check_scenes(result["train"])
+  assert not scenes.survey(result["train"])[1]
 
 
 def test_validation_is_cut_from_train_by_the_reference_rule(tmp_path):
@@ -106,7 +107,7 @@ def test_validation_is_cut_from_train_by_the_reference_rule(tmp_path):
   ids = [f"{i:032x}" for i in range(30)]
   for name in ids:
     (root / name / "rgb").mkdir(parents=True)
-  result = scenes.find_scenes(str(tmp_path))
+  result = splits.find_scenes(str(tmp_path))
   order = sorted(ids)
   random.seed(1)
   random.shuffle(order)
@@ -129,7 +130,7 @@ def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
     (tmp_path / name / "intrinsics.txt").write_text(
       "40 20 10 0.\n0. 0. 0.\n1.\n20 40\n"
     )
-  result = scenes.find_scenes(str(tmp_path))
+  result = splits.find_scenes(str(tmp_path))
   scene = scenes.read_scene(result["train"][0])
   assert scene.image_size == (10, 20)
   # The file is for 40x20 pixels, the images have 20x10.
@@ -139,7 +140,7 @@ def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
 
 def test_world_to_camera_flag(tmp_path):
   write(tmp_path)
-  folder = scenes.find_scenes(str(tmp_path / "cars_train"))["validation"][0]
+  folder = splits.find_scenes(str(tmp_path / "cars_train"))["train"][0]
   scene = scenes.read_scene(folder)
   path = tmp_path / "cars_train" / scene.scene_id
   for file, pose in zip(
@@ -245,8 +246,8 @@ def test_what_is_wrong_is_named(breakage, tmp_path):
   write(tmp_path, train=10)
   scene = sorted((tmp_path / "cars_train").iterdir())[4]
   breakage(scene)
-  result = scenes.find_scenes(str(tmp_path))
-  problems = scenes.check_scenes(f for g in result.values() for f in g)
+  result = splits.find_scenes(str(tmp_path))
+  _, problems = scenes.survey(f for g in result.values() for f in g)
   assert [f.scene_id for f in problems] == [scene.name]
   lines = "\n".join(next(iter(problems.values())))
   with pytest.raises(scenes.BadScenesError, match=BREAKAGES[breakage]):
@@ -259,7 +260,7 @@ def test_all_problems_are_listed_at_once(tmp_path):
   scene = next((tmp_path / "cars_train").iterdir())
   for breakage in (truncate, scale_pose, matrix_as_intrinsics):
     breakage(scene)
-  (folder,) = scenes.find_scenes(str(tmp_path))["validation"]
+  (folder,) = splits.find_scenes(str(tmp_path))["train"]
   with pytest.raises(scenes.BadScenesError) as caught:
     scenes.read_scene(folder)
   assert len(caught.value.problems) == 3
@@ -267,15 +268,94 @@ def test_all_problems_are_listed_at_once(tmp_path):
 
 def test_a_scene_found_twice_is_refused(both):
   with pytest.raises(ValueError, match="twice in split train: name only one"):
-    scenes.find_scenes(",".join(map(str, both.values())))
+    splits.find_scenes(",".join(map(str, both.values())))
 
 
 def test_missing_and_empty_sources(tmp_path):
   with pytest.raises(ValueError, match="does not exist: name a folder"):
-    scenes.find_scenes(str(tmp_path / "nowhere"))
+    splits.find_scenes(str(tmp_path / "nowhere"))
   with pytest.raises(ValueError, match="no scenes in"):
-    scenes.find_scenes(str(tmp_path))
+    splits.find_scenes(str(tmp_path))
   broken = tmp_path / "cars_train.zip"
   broken.write_bytes(b"PK\x03\x04 cut short")
   with pytest.raises(ValueError, match="is no readable zip file"):
-    scenes.find_scenes(str(broken))
+    splits.find_scenes(str(broken))
+
+
+def test_files_that_cannot_be_read_are_problems_like_others(tmp_path):
+  """Every one is listed; nothing aborts the check of all scenes."""
+  root = write(tmp_path / "scenes", train=3)
+  first, second, third = sorted((root / "cars_train").iterdir())
+  (first / "rgb" / "000000.png").rename(first / "rgb" / "000000.PNG")
+  (second / "pose" / "000001.txt").unlink()
+  (second / "pose" / "000001.txt").symlink_to(tmp_path / "nowhere")
+  (third / "rgb" / "000000.png").rename(third / "rgb" / "1²3.png")
+  (third / "pose" / "000000.txt").rename(third / "pose" / "1²3.txt")
+  (third / "depth" / "000000.png").rename(third / "depth" / "1²3.png")
+  splits_of_root = splits.find_scenes(str(root)).values()
+  summaries, problems = scenes.survey(f for g in splits_of_root for f in g)
+  # An ending in capitals and an odd name are fine.
+  names = sorted(folder.scene_id for folder in summaries)
+  assert names == [first.name, third.name], problems
+  ((line,),) = problems.values()
+  assert "000001.txt" in line and "No such file" in line
+
+
+@pytest.mark.parametrize("kind", ["damaged", "encrypted", "unknown"])
+def test_members_that_a_zip_cannot_give_are_problems(tmp_path, kind):
+  root = write(tmp_path / "scenes", train=2)
+  target = zip_folder(root, tmp_path / "scenes.zip")
+  content = bytearray(target.read_bytes())
+  with zipfile.ZipFile(target) as archive:
+    info = next(i for i in archive.infolist() if i.filename.endswith(".png"))
+  central = content.rindex(info.filename.encode()) - 46
+  start = info.header_offset
+  if kind == "damaged":
+    at = start + 30 + len(info.filename) + 40
+    content[at : at + 20] = bytes(20)
+  elif kind == "encrypted":
+    content[start + 6] |= 1
+    content[central + 8] |= 1
+  else:  # deflate64
+    content[start + 8 : start + 10] = (9).to_bytes(2, "little")
+    content[central + 10 : central + 12] = (9).to_bytes(2, "little")
+  target.write_bytes(content)
+  folders = splits.find_scenes(str(target)).values()
+  _, problems = scenes.survey(f for group in folders for f in group)
+  assert len(problems) == 1
+  assert any(info.filename in p for lines in problems.values() for p in lines)
+
+
+def test_bombs_are_problems(tmp_path, monkeypatch):
+  """Neither a huge member of a zip nor a huge picture is unpacked."""
+  root = write(tmp_path / "scenes", train=1)
+  (scene,) = (root / "cars_train").iterdir()
+  with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as out:
+    for path in sorted(root.rglob("*")):
+      if path.is_file():
+        out.write(path, path.relative_to(root))
+    out.writestr(f"cars_train/{scene.name}/rgb/000009.png", bytes(1 << 28))
+  (folder,) = splits.find_scenes(str(tmp_path / "bomb.zip"))["train"]
+  _, problems = scenes.survey([folder])
+  assert any("larger than 128 MiB" in p for p in problems[folder])
+  Image.new("1", (9000, 9000)).save(scene / "rgb" / "000000.png")
+  (folder,) = splits.find_scenes(str(root))["train"]
+  _, problems = scenes.survey([folder])
+  assert any("has 9000x9000 pixels" in p for p in problems[folder])
+
+
+def test_a_scene_may_be_called_like_a_split(tmp_path):
+  root = write(tmp_path / "scenes", train=2)
+  first, second = sorted((root / "cars_train").iterdir())
+  cars = tmp_path / "my_cars"
+  shutil.copytree(first, cars / "ferrari_test")
+  shutil.copytree(second, cars / "fiat")
+  folders = splits.find_scenes(str(cars))
+  ids = sorted(f.scene_id for group in folders.values() for f in group)
+  assert ids == ["ferrari_test", "fiat"] and "test" not in folders
+
+
+def test_one_scene_is_trained_on(tmp_path):
+  root = write(tmp_path / "scenes", train=1)
+  folders = splits.find_scenes(str(root))
+  assert {split: len(group) for split, group in folders.items()} == {"train": 1}

@@ -11,6 +11,7 @@ from PIL import Image
 from tfds_srn import cars
 from tfds_srn import ray_caster
 from tfds_srn import scenes
+from tfds_srn import splits
 from tfds_srn import synthetic
 
 
@@ -62,8 +63,8 @@ def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
   synthetic.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
-  result = scenes.find_scenes(str(tmp_path))
-  assert not scenes.check_scenes(f for g in result.values() for f in g)
+  result = splits.find_scenes(str(tmp_path))
+  assert not scenes.survey(f for g in result.values() for f in g)[1]
 
 
 def test_spiral_is_srn_s_closed_form():

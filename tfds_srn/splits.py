@@ -1,0 +1,135 @@
+"""Finds scenes and tells their splits by the names of folders.
+
+Scenes lie in folders named by split (`cars_train/ID/..`, perhaps one level
+deeper as in chairs), on disk or inside zip files.
+"""
+
+import collections
+import hashlib
+import pathlib
+import posixpath
+import random
+import re
+from collections.abc import Iterator
+
+from tfds_srn import scenes
+from tfds_srn import trees
+
+SPLITS = ("train", "validation", "test")
+_SPLIT_NAMES = {
+  "train": "train",
+  "val": "validation",
+  "validation": "validation",
+  "test": "test",
+}
+
+
+def find_scenes(source: str) -> dict[str, list[scenes.SceneFolder]]:
+  """Scene folders by split, sorted by id.
+
+  Args:
+    source: a folder that holds split folders, a split folder, a folder of
+      scenes, a folder of zip files, or zip files separated by commas.
+
+  Returns:
+    {split: folders} for the splits that are there. Where training scenes come
+    without validation scenes, a tenth of them is cut off by the reference's
+    rule: ids sorted, shuffled by `random` with seed 1, the first 90 % stay.
+
+  Raises:
+    ValueError: if the source is missing or holds no scenes.
+  """
+  splits: dict[str, list[scenes.SceneFolder]] = {}
+  for tree in trees.open_trees(source):
+    for split, folders in _split_folders(tree):
+      splits.setdefault(split, []).extend(folders)
+  if not any(splits.values()):
+    raise ValueError(
+      f"no scenes in {source}: expected folders like cars_train/ID/ with rgb/"
+      " and pose/ inside, or zip files of them"
+    )
+  splits = {
+    split: sorted(folders, key=lambda f: f.scene_id)
+    for split, folders in splits.items()
+  }
+  for split, folders in splits.items():
+    counts = collections.Counter(f.scene_id for f in folders)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+      raise ValueError(
+        f"{source} holds scene {repeated[0]} twice in split {split}: name only"
+        " one packaging of each split"
+      )
+  # One scene is trained on, and nothing is left to validate with.
+  if len(splits.get("train", ())) > 1 and "validation" not in splits:
+    train, validation = cut_validation(splits["train"])
+    splits["train"], splits["validation"] = train, validation
+  return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def cut_validation(folders: list) -> tuple[list, list]:
+  """The reference's 90/10 cut of sorted scenes, each part sorted again."""
+  order = list(range(len(folders)))
+  random.Random(1).shuffle(order)
+  count = max(int(0.9 * len(folders)), 1)
+  return (
+    [folders[i] for i in sorted(order[:count])],
+    [folders[i] for i in sorted(order[count:])],
+  )
+
+
+def listing_digest(source: str) -> str:
+  """Sixteen digits that change when files are added, removed or changed."""
+  digest = hashlib.sha256()
+  for tree in trees.open_trees(source):
+    for line in tree.listing():
+      digest.update(f"{line}\n".encode())
+  return digest.hexdigest()[:16]
+
+
+def _split_folders(
+  tree: trees.Tree,
+) -> Iterator[tuple[str, list[scenes.SceneFolder]]]:
+  """(split, scenes) for each split folder of a tree, searching two levels."""
+  own = _split_of(pathlib.PurePath(tree.name).stem)
+  top, _ = tree.children("")
+  # A scene may be called ferrari_test.
+  named = [
+    (name, None if _is_scene(tree, name) else _split_of(name)) for name in top
+  ]
+  if not any(split for _, split in named):
+    nested = [
+      (f"{outer}/{name}", _split_of(name))
+      for outer in top
+      if not _is_scene(tree, outer)
+      for name in tree.children(outer)[0]
+      if not _is_scene(tree, f"{outer}/{name}")
+    ]
+    if any(split for _, split in nested):
+      named = nested
+    else:  # the tree itself is a split, or a plain folder of scenes
+      yield own or "train", list(_scenes_below(tree, ""))
+      return
+  for path, split in named:
+    if split:
+      yield split, list(_scenes_below(tree, path))
+
+
+def _split_of(name: str) -> str | None:
+  return _SPLIT_NAMES.get(re.split(r"[_\-]", name)[-1].lower())
+
+
+def _is_scene(tree: trees.Tree, path: str) -> bool:
+  folders, _ = tree.children(path)
+  return "rgb" in folders or "pose" in folders
+
+
+def _scenes_below(tree: trees.Tree, path: str) -> Iterator[scenes.SceneFolder]:
+  """Scenes in a split folder, through one extra level where there is one."""
+  for name in tree.children(path)[0]:
+    child = posixpath.join(path, name)
+    below = [posixpath.join(child, n) for n in tree.children(child)[0]]
+    if not _is_scene(tree, child) and any(_is_scene(tree, b) for b in below):
+      yield from (scenes.SceneFolder(tree, b) for b in below)
+    else:
+      yield scenes.SceneFolder(tree, child)
