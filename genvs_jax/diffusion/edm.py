@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 
 class Scalings(NamedTuple):
@@ -118,7 +119,7 @@ def edm_loss(output: jax.Array, target: jax.Array) -> jax.Array:
   return jnp.mean((output - target) ** 2)
 
 
-def build_sigma_law(config) -> SigmaLaw:
+def build_sigma_law(config: ml_collections.ConfigDict) -> SigmaLaw:
   """From `config.diffusion`."""
   options = config.diffusion
   start = (0, options.log_mean, options.log_std)

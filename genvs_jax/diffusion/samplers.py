@@ -14,10 +14,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 StepNoise = Callable[[jax.Array], jax.Array]
 Result = tuple[jax.Array, jax.Array]
+# The most that churn raises a noise level in a step (EDM, algorithm 2).
+MAX_GAMMA = math.sqrt(2) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
   if churn.amount == 0:
     return x, sigma
   # EDM's bound: a step adds at most as much noise as there is.
-  gamma = min(churn.amount / steps, math.sqrt(2) - 1)
+  gamma = min(churn.amount / steps, MAX_GAMMA)
   active = (sigma >= churn.sigma_min) & (sigma <= churn.sigma_max)
   raised = jnp.where(active, sigma * (1 + gamma), sigma)
   # sqrt(raised^2 - sigma^2), without the rounding of a difference of squares.
@@ -166,17 +169,34 @@ def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:
   return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
 
 
-def build_sigmas(config) -> jax.Array:
-  """From `config.sampler`."""
-  return karras_sigmas(
-    config.sampler.steps, config.sampler.sigma_min, config.sampler.sigma_max
-  )
+def build_sigmas(config: ml_collections.ConfigDict) -> jax.Array:
+  """From `config.sampler`.
+
+  Raises:
+    ValueError: for no steps, or levels that do not descend to above 0.
+  """
+  steps = config.sampler.steps
+  low, high = config.sampler.sigma_min, config.sampler.sigma_max
+  if steps < 1:
+    raise ValueError(f"sampler.steps is {steps}, expected 1 or more")
+  if not 0 < low < high < math.inf:
+    raise ValueError(
+      f"sampler.sigma_min is {low} and sampler.sigma_max {high}, expected"
+      " 0 < sigma_min < sigma_max"
+    )
+  return karras_sigmas(steps, low, high)
 
 
-def build_churn(config) -> Churn:
+def build_churn(config: ml_collections.ConfigDict) -> Churn:
   """From `config.sampler`; none for dpmpp_2m, which has no place for it."""
   if config.sampler.name == "dpmpp_2m":
     return Churn()
+  # A step's gamma; beyond EDM's bound it would be cut without a word.
+  if not 0 <= config.sampler.churn <= MAX_GAMMA:
+    raise ValueError(
+      f"sampler.churn is {config.sampler.churn}, expected 0 to sqrt(2) - 1 ="
+      f" {MAX_GAMMA:.4f}, EDM's bound for a step"
+    )
   return Churn(
     config.sampler.churn * config.sampler.steps, config.sampler.noise_scale
   )

@@ -24,7 +24,7 @@ import optax
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 
-_LEAST_COVERAGE = 0.2
+_MIN_COVERAGE = 0.2
 # Two depths belong to one surface if they differ by less than this share.
 _SAME_SURFACE = 0.02
 # A voxel's raw value v has density 30 softplus(2 v) per world unit: 3.8 at the
@@ -275,7 +275,7 @@ def _render_volume(
 
 def _score(error, seen, opaque) -> Score:
   coverage = float(seen) / max(float(opaque), 1.0)
-  if coverage < _LEAST_COVERAGE:
+  if coverage < _MIN_COVERAGE:
     return Score(None, coverage)
   mean = max(float(error) / float(seen), 1e-10)
   return Score(float(-10 * np.log10(mean)), coverage)

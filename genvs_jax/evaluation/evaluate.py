@@ -12,6 +12,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
@@ -28,9 +29,8 @@ from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation import score_files
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
+from genvs_jax.runtime import messages
 from genvs_jax.runtime import processes
-
-RESULTS_FILE = "results.json"
 
 
 class _Work(NamedTuple):
@@ -54,7 +54,7 @@ class _Work(NamedTuple):
 
 
 def evaluate(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   variables: pipeline.Variables,
   workdir: str,
@@ -87,10 +87,18 @@ def evaluate(
     return {}
   lines = work.store.read("scenes", work.scenes)
   rollouts = work.store.read(work.rollout_kind, work.rolled_out)
-  return report.summarise(config, work.scorer, work.store, lines, rollouts)
+  # Results of all scenes are not overwritten by those of some.
+  suffix = (
+    "" if len(work.scenes) == len(work.records) else f"_limit{len(work.scenes)}"
+  )
+  return report.summarise(
+    config, work.scorer, work.store, lines, rollouts, suffix
+  )
 
 
-def _load(config, variables, workdir: str, limit: int) -> _Work:
+def _load(
+  config: ml_collections.ConfigDict, variables, workdir: str, limit: int
+) -> _Work:
   """Checks what is asked for, and makes the folder of scores."""
   if "encoder" not in variables:
     raise ValueError(
@@ -100,7 +108,10 @@ def _load(config, variables, workdir: str, limit: int) -> _Work:
   if limit < 0:
     raise ValueError(f"--limit is {limit}, expected 0 (all scenes) or more")
   options = config.evaluate
+  for name in ("batch_size", "batch_views"):
+    messages.check_at_least(f"evaluate.{name}", options[name], 1)
   records = datasets.load_split(config, workdir, options.split)
+  datasets.check_cameras(config, records)
   limits = [n for n in (options.scenes, limit, len(records)) if n > 0]
   scenes = range(min(limits))
   if options.baselines and len(records) < 2:
@@ -140,7 +151,9 @@ def _load(config, variables, workdir: str, limit: int) -> _Work:
   )
 
 
-def _score_scenes(config, model, variables, workdir: str, work: _Work) -> None:
+def _score_scenes(
+  config: ml_collections.ConfigDict, model, variables, workdir: str, work: _Work
+) -> None:
   """Scores the scenes of this process that are left."""
   size = config.evaluate.batch_size
   groups = _groups("scenes", work.scenes, work.store, size)
@@ -163,7 +176,9 @@ def _score_scenes(config, model, variables, workdir: str, work: _Work) -> None:
     )
 
 
-def _score_rollouts(config, model, variables, work: _Work) -> None:
+def _score_rollouts(
+  config: ml_collections.ConfigDict, model, variables, work: _Work
+) -> None:
   """Rolls out and scores the scenes of this process that are left."""
   kind, size = work.rollout_kind, config.evaluate.batch_size
   groups = _groups(kind, work.rolled_out, work.store, size)
@@ -187,14 +202,24 @@ def _score_rollouts(config, model, variables, work: _Work) -> None:
 def write_results(
   workdir: str, results: dict[str, Any], step: int, started: float
 ) -> epath.Path:
-  """Writes results.json; `started` is the command's `time.monotonic()`."""
+  """Writes results.json, or results_limitN.json beside it for a quick look.
+
+  Args:
+    workdir: of the run.
+    results: of `evaluate`.
+    step: of the checkpoint.
+    started: the command's `time.monotonic()`.
+  """
   seconds = time.monotonic() - started
   content = {**results, "steps": step, "seconds": round(seconds, 1)}
   text = json.dumps(content, indent=2) + "\n"
-  return files.write_whole(epath.Path(workdir) / RESULTS_FILE, text.encode())
+  path = epath.Path(workdir) / f"results{results['suffix']}.json"
+  return files.write_whole(path, text.encode())
 
 
-def _settings(config, workdir, variables, scorer) -> dict[str, Any]:
+def _settings(
+  config: ml_collections.ConfigDict, workdir, variables, scorer
+) -> dict[str, Any]:
   """What the scores of a scene depend on."""
   return {
     **config_fields.of_roles(
@@ -202,12 +227,14 @@ def _settings(config, workdir, variables, scorer) -> dict[str, Any]:
     ),
     **_fields_of(config, config_fields.SCORE, "evaluate."),
     "metrics": scorer.names + ["fid"] * scorer.has_fid,
-    "dataset": datasets.build_builder(config, workdir).builder_config.name,
+    "dataset": datasets.identity(config, workdir),
     "variables": files.fingerprint(variables),
   }
 
 
-def _fields_of(config, role: str, prefix: str) -> dict[str, Any]:
+def _fields_of(
+  config: ml_collections.ConfigDict, role: str, prefix: str
+) -> dict[str, Any]:
   """Fields of a role in one section."""
   fields = config_fields.of_roles(config, role)
   return {k: v for k, v in fields.items() if k.startswith(prefix)}

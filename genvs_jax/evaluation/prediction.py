@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from genvs_jax.evaluation import protocol
@@ -109,8 +110,8 @@ class Predictor:
     self, scenes: Sequence[protocol.SceneViews], samples: int
   ) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """Poses [B,Q,4,4] and keys [K,B,Q], `batch_views` targets at a time."""
-    most, size = max(len(s.views) for s in scenes), self._batch_views
-    for first in range(0, most, size):
+    count, size = max(len(s.views) for s in scenes), self._batch_views
+    for first in range(0, count, size):
       # A piece that is too long repeats the last view, to keep its shape.
       at = [
         np.minimum(np.arange(first, first + size), len(s.views) - 1)
@@ -125,7 +126,10 @@ class Predictor:
 
 
 def build_predictor(
-  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  variables: pipeline.Variables,
+  batch: int,
 ) -> Predictor:
   """From `config.evaluate`, `config.sampler` and `config.seed`."""
   has_denoiser = "denoiser" in variables

@@ -8,6 +8,7 @@ and all others are scored.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 
 from genvs_jax.data import datasets
@@ -77,7 +78,9 @@ def choose_targets(
   return np.array([i for i in chosen if i not in inputs])
 
 
-def load_inputs(config, record: datasets.Record) -> dict[str, np.ndarray]:
+def load_inputs(
+  config: ml_collections.ConfigDict, record: datasets.Record
+) -> dict[str, np.ndarray]:
   """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
   indices = list(config.evaluate.input_views)
   _check_views(indices, len(record["poses"]))
@@ -86,7 +89,9 @@ def load_inputs(config, record: datasets.Record) -> dict[str, np.ndarray]:
 
 
 def load_scene(
-  config, records: Sequence[datasets.Record], scene: int
+  config: ml_collections.ConfigDict,
+  records: Sequence[datasets.Record],
+  scene: int,
 ) -> SceneViews:
   """Decodes one scene's inputs and targets."""
   options, size = config.evaluate, config.model.image_size

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from genvs_jax.evaluation import image_scores
@@ -17,11 +18,12 @@ from genvs_jax.runtime import files
 
 
 def summarise(
-  config,
+  config: ml_collections.ConfigDict,
   scorer: image_scores.Scorer,
   store: score_files.Store,
   lines: Sequence[dict[str, Any]],
   rollouts: Sequence[dict[str, Any]],
+  suffix: str,
 ) -> dict[str, Any]:
   """Writes scores.jsonl, table.md and grid.png, and returns the results.
 
@@ -31,6 +33,7 @@ def summarise(
     store: of the scores.
     lines: of the scenes.
     rollouts: consistency scores of scenes.
+    suffix: of the files' names: those of a part stand beside those of all.
   """
   statistics: dict[str, distances.FeatureStatistics] = {}
   if scorer.has_fid:
@@ -57,6 +60,7 @@ def summarise(
     "samples": config.evaluate.samples,
     "left_out": scorer.left_out,
     "folder": str(store.folder),
+    "suffix": suffix,
   }
   if rollouts:
     results["rollouts"] = {
@@ -68,10 +72,13 @@ def summarise(
   for line, rollout in zip(lines, rollouts, strict=False):
     line["rollout"] = rollout
   text = "".join(json.dumps(x) + "\n" for x in [*lines, {"dataset": results}])
-  files.write_whole(store.folder / "scores.jsonl", text.encode())
-  files.write_whole(store.folder / "table.md", f"{table(results)}\n".encode())
-  grid = encoding.png(_grid(store.read_examples()))
-  files.write_whole(store.folder / "grid.png", grid)
+  contents = {
+    f"scores{suffix}.jsonl": text.encode(),
+    f"table{suffix}.md": f"{table(results)}\n".encode(),
+    f"grid{suffix}.png": encoding.png(_grid(store.read_examples())),
+  }
+  for name, content in contents.items():
+    files.write_whole(store.folder / name, content)
   return results
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from genvs_jax.evaluation import consistency
@@ -82,7 +83,10 @@ class RolloutScores:
 
 
 def build_rollout_scores(
-  config, model: pipeline.Model, variables: pipeline.Variables, batch: int
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  variables: pipeline.Variables,
+  batch: int,
 ) -> RolloutScores:
   """From `config.rollout`, `config.sampler` and `config.seed`; variables lie
   on this process's devices."""

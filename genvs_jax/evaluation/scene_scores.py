@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 
 from genvs_jax.data import datasets
@@ -155,7 +156,7 @@ class SceneScores:
 
 
 def build_scene_scores(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   variables: pipeline.Variables,
   records: Sequence[datasets.Record],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from genvs_jax.images import encoding
@@ -54,8 +55,18 @@ class Store:
     return (self.folder / "settings.json").exists()
 
   def has(self, kind: str, scene: int) -> bool:
-    """Whether a scene is done; `kind` is a folder of scenes or rollouts."""
-    return self._path(kind, scene, "json").exists()
+    """Whether a scene is done; `kind` is a folder of scenes or rollouts. One
+    whose file is damaged is not, and is scored again."""
+    path = self._path(kind, scene, "json")
+    if not path.exists():
+      return False
+    try:
+      json.loads(path.read_text())
+      self.features(scene)
+    except ValueError:
+      logging.warning("%s is damaged: the scene is scored again", path)
+      return False
+    return True
 
   def write(
     self,
@@ -94,9 +105,15 @@ class Store:
     files.write_arrays(self._path("grid", scene, "npz"), arrays)
 
   def read_examples(self) -> list[dict[str, np.ndarray]]:
-    """What `write_examples` stored."""
-    paths = [self._path("grid", i, "npz") for i in range(EXAMPLE_SCENES)]
-    return [files.read_arrays(path) for path in paths if path.exists()]
+    """What `write_examples` stored, as far as it can be read."""
+    examples = []
+    for i in range(EXAMPLE_SCENES):
+      path = self._path("grid", i, "npz")
+      try:
+        examples += [files.read_arrays(path)] if path.exists() else []
+      except ValueError as error:
+        logging.warning("left out of the grid: %s", error)
+    return examples
 
   def _path(self, kind: str, scene: int, suffix: str) -> epath.Path:
     return self.folder / kind / f"{scene:06d}.{suffix}"

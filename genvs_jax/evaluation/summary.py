@@ -70,11 +70,14 @@ def summarise(
   """
   summary: Scores = {}
   for row in ROWS:
-    if row not in lines[0]["means"]:
+    means = [line["means"][row] for line in lines if row in line["means"]]
+    if not means:
       continue
+    # Scenes without depth lack some metrics: the others count.
+    metrics = dict.fromkeys(metric for scene in means for metric in scene)
     summary[row] = {
-      metric: _mean([line["means"][row][metric] for line in lines])
-      for metric in lines[0]["means"][row]
+      metric: _mean([scene.get(metric) for scene in means])
+      for metric in metrics
     }
     distance = fid(row)
     if distance is not None:

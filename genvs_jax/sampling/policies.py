@@ -10,6 +10,7 @@ denoising step.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 
 from genvs_jax.runtime import messages
@@ -26,12 +27,12 @@ class Policy(NamedTuple):
   Attributes:
     choose: see above.
     uses_frames: whether it ever picks a frame.
-    most_frames: that one target may be conditioned on.
+    max_frames: that one target may be conditioned on.
   """
 
   choose: ChooseViews
   uses_frames: bool
-  most_frames: int
+  max_frames: int
 
 
 def input_only(views: int) -> ChooseViews:
@@ -95,7 +96,7 @@ def _row(chosen, views: int) -> np.ndarray:
   return row
 
 
-def build_policy(config, inputs: int) -> Policy:
+def build_policy(config: ml_collections.ConfigDict, inputs: int) -> Policy:
   """From `config.rollout` and `config.sampler.steps`.
 
   Args:

@@ -57,31 +57,56 @@ class Scene:
 
 
 def read_finished(
-  folders: Sequence[epath.Path], settings: dict[str, Any], count: int
+  folders: Sequence[epath.Path], settings: Sequence[dict[str, Any]], count: int
 ) -> list[view_synthesis.Views]:
   """Frames that an earlier rollout of the same kind drew for all scenes.
 
-  A folder that holds a rollout of another kind is renamed to NAME.before.
+  A folder that holds a rollout of another kind is renamed to NAME.before, or
+  NAME.before_2 and so on: nothing is deleted.
+
+  Args:
+    folders: of the scenes.
+    settings: what the frames of each scene depend on.
+    count: of frames.
   """
-  text = json.dumps(settings, sort_keys=True, indent=1)
-  for folder in folders:
-    description = folder / "rollout.json"
-    same = description.exists() and description.read_text() == text
-    if folder.exists() and not same:
-      before = folder.with_name(f"{folder.name}.before")
-      if before.exists():
-        before.rmtree()
-      folder.rename(before)
-      logging.info("%s was drawn otherwise, and is now %s", folder, before)
-    files.write_whole(description, text.encode())
+  for folder, values in zip(folders, settings, strict=True):
+    open_folder(folder, values)
   frames: list[view_synthesis.Views] = []
   while len(frames) < count:
     paths = [f / "frames" / f"{len(frames):04d}.npz" for f in folders]
     if not all(path.exists() for path in paths):
       break
-    scenes = [_read_frame(path) for path in paths]
+    try:
+      scenes = [_read_frame(path) for path in paths]
+    except ValueError as error:
+      logging.warning(
+        "%s: this frame and those after it are drawn again", error
+      )
+      break
     frames.append(jax.tree.map(lambda *x: np.stack(x), *scenes))
   return frames
+
+
+def open_folder(folder: epath.Path, settings: dict[str, Any]) -> None:
+  """Makes room for pictures: others in the folder are renamed, not deleted."""
+  text = json.dumps(settings, sort_keys=True, indent=1)
+  description = folder / "rollout.json"
+  if description.exists() and description.read_text() == text:
+    return
+  if folder.exists():
+    before = _free_name(folder.with_name(f"{folder.name}.before"))
+    folder.rename(before)
+    logging.info("%s was drawn otherwise, and is now %s", folder, before)
+  files.write_whole(description, text.encode())
+
+
+def _free_name(path: epath.Path) -> epath.Path:
+  """The path, or PATH_2, PATH_3 ... if it exists."""
+  number, free = 1, path
+  while free.exists():
+    number += 1
+    free = path.with_name(f"{path.name}_{number}")
+  return free
 
 
 def write_frame(

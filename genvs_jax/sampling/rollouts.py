@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import logging
 
@@ -191,7 +192,7 @@ class Rollout:
     regular, spare = inputs + frames, 0
     if regular > room:
       # Views without a slot are encoded again, each into a slot of its own.
-      spare = min(policy.most_frames, frames)
+      spare = min(policy.max_frames, frames)
       regular = max(room - spare, inputs + min(frames, 1))
       spare = min(spare, inputs + frames - regular)
     total = regular + spare
@@ -274,7 +275,7 @@ class Rollout:
 
 
 def build_rollout(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   has_denoiser: bool = True,
   place: Callable[[Any], Any] = jax.device_put,

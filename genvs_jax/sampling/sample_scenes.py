@@ -10,6 +10,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
@@ -45,7 +46,7 @@ class _Scenes(NamedTuple):
 
 
 def sample(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   variables: pipeline.Variables,
   workdir: str,
@@ -86,7 +87,12 @@ def sample(
   return written
 
 
-def _load(config, model: pipeline.Model, workdir: str, images: str) -> _Scenes:
+def _load(
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  workdir: str,
+  images: str,
+) -> _Scenes:
   """Input views and the path of each scene."""
   if images:
     inputs = load_photos(config, model, images)
@@ -102,7 +108,10 @@ def _load(config, model: pipeline.Model, workdir: str, images: str) -> _Scenes:
 
 
 def _run(
-  config, model: pipeline.Model, variables, scenes: _Scenes
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  variables,
+  scenes: _Scenes,
 ) -> list[view_synthesis.Views]:
   """All frames [B,1,..], those of an interrupted rollout among them; each is
   written as it is drawn."""
@@ -146,7 +155,7 @@ def _run(
 
 
 def _write(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   variables,
   scenes: _Scenes,
@@ -174,34 +183,56 @@ def _write(
 
 
 def _draw_unconditional(
-  config, model, variables, root: epath.Path, count: int
+  config: ml_collections.ConfigDict,
+  model,
+  variables,
+  root: epath.Path,
+  count: int,
 ) -> dict[str, epath.Path]:
   """Pictures of any objects, one by one and on a grid."""
   keys = jax.random.split(jax.random.key(config.seed), count)
   draw = view_synthesis.build_unconditional(config, model)
-  drawn = np.asarray(draw(variables, keys))
-  for i, image in enumerate(drawn):
+  pictures = np.asarray(draw(variables, keys))
+  roles = (config_fields.MEANING, config_fields.PICTURE)
+  rollout_files.open_folder(
+    root / "unconditional",
+    {
+      **config_fields.of_roles(config, *roles),
+      "count": count,
+      "variables": files.fingerprint(variables),
+    },
+  )
+  for i, image in enumerate(pictures):
     path = root / "unconditional" / f"{i:04d}.png"
     files.write_whole(path, encoding.png(grids.to_uint8(image)))
-  path = root / "unconditional.png"
-  grid = grids.wrapped_grid("unconditional", drawn)
+  path = root / "unconditional" / "grid.png"
+  grid = grids.wrapped_grid("unconditional", pictures)
   files.write_whole(path, encoding.png(grid))
   return {"unconditional": path}
 
 
-def _settings(config, variables, scenes: _Scenes) -> dict[str, Any]:
-  """What finished frames depend on."""
+def _settings(
+  config: ml_collections.ConfigDict, variables, scenes: _Scenes
+) -> list[dict[str, Any]]:
+  """What finished frames of each scene depend on."""
   score = config_fields.of_roles(config, config_fields.SCORE)
-  return {
+  common = {
     **config_fields.of_roles(
       config, config_fields.MEANING, config_fields.PICTURE
     ),
     **{k: v for k, v in score.items() if k.startswith("rollout.")},
     "trajectories": score["sample.trajectories"],
     "variables": files.fingerprint(variables),
-    "inputs": files.digest(scenes.inputs),
-    "poses": files.digest(scenes.poses),
   }
+  # Of this scene alone: it looks the same whatever is drawn beside it.
+  return [
+    {
+      **common,
+      "inputs": files.digest({k: v[b] for k, v in scenes.inputs.items()}),
+      "poses": files.digest(scenes.poses[b]),
+    }
+    for b in range(len(scenes.folders))
+  ]
 
 
 def _export(
@@ -226,7 +257,7 @@ def _export(
 
 
 def load_inputs(
-  config, model: pipeline.Model, workdir: str
+  config: ml_collections.ConfigDict, model: pipeline.Model, workdir: str
 ) -> dict[str, np.ndarray]:
   """The input views of the scenes to draw, as `rollouts` takes them.
 
@@ -235,17 +266,18 @@ def load_inputs(
   """
   options = config.sample
   records = datasets.load_split(config, workdir, options.split)
+  datasets.check_cameras(config, records)
   scenes = range(options.scene, options.scene + options.scenes)
   if not scenes or scenes[0] < 0 or scenes[-1] >= len(records):
     raise ValueError(
       f"sample.scene is {options.scene} and sample.scenes {options.scenes},"
       f" expected scenes from 0 to {len(records) - 1} (split {options.split})"
     )
-  indices = list(options.input_views)
+  indices = list(options.input_views) or [0]
   items = []
   for scene in scenes:
     views = len(records[scene]["poses"])
-    if not indices or min(indices) < 0 or max(indices) >= views:
+    if min(indices) < 0 or max(indices) >= views:
       raise ValueError(
         f"sample.input_views is {tuple(indices)}, expected one or more from 0"
         f" to {views - 1}"
@@ -260,10 +292,27 @@ def load_inputs(
 
 
 def load_photos(
-  config, model: pipeline.Model, path: str
+  config: ml_collections.ConfigDict, model: pipeline.Model, path: str
 ) -> dict[str, np.ndarray]:
   """Pictures of the user's own, as one scene."""
-  views = photos.load(path, size=model.image_size, **config.photos)
+  views = photos.load(
+    path,
+    size=model.image_size,
+    views=config.sample.input_views,
+    **config.photos,
+  )
+  count = len(views["images"])
+  if count > config.model.input_views:
+    logging.warning(
+      "%s gives %d input views, but the model was trained with at most %d:"
+      " choose some with sample.input_views",
+      path,
+      count,
+      config.model.input_views,
+    )
+  datasets.check_principal_point(
+    config, path, views["intrinsics"], (model.image_size, model.image_size)
+  )
   frustum = config.frustum
   photos.warn_of_odd_cameras(views["poses"], frustum.near, frustum.far)
   return {k: v[None] for k, v in views.items()} | {"scene": np.zeros(1, int)}

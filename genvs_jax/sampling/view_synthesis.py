@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from genvs_jax.diffusion import samplers
@@ -47,7 +48,9 @@ class Views(NamedTuple):
     return self.rgb if self.sample is None else self.sample
 
 
-def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
+def build_synthesize(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> Callable[..., Views]:
   """The jitted (variables, batch, poses, keys) -> Views.
 
   `batch` holds the input views: images u8 [B,V,H,W,3], poses [B,V,4,4] and
@@ -70,7 +73,9 @@ def build_synthesize(config, model: pipeline.Model) -> Callable[..., Views]:
   return jax.jit(synthesize)
 
 
-def build_unconditional(config, model: pipeline.Model) -> Callable:
+def build_unconditional(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> Callable:
   """The jitted (variables, keys [n]) -> pictures [n,H,W,3] of any objects."""
   draw = build_sampler(config, model)
   size = model.image_size
@@ -85,7 +90,9 @@ def build_unconditional(config, model: pipeline.Model) -> Callable:
   return jax.jit(synthesize)
 
 
-def build_sampler(config, model: pipeline.Model) -> Callable:
+def build_sampler(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> Callable:
   """(variables, features, keys [n]) -> pictures [n,H,W,3] in [0,1], and the
   estimates [steps,n,H,W,3] of them on the way.
 
@@ -144,7 +151,9 @@ def build_render(model: pipeline.Model) -> Callable[..., Views]:
   )
 
 
-def build_draw(config, model: pipeline.Model, parts) -> Callable[..., Views]:
+def build_draw(
+  config: ml_collections.ConfigDict, model: pipeline.Model, parts
+) -> Callable[..., Views]:
   """`build_synthesize`, or renders alone if `parts` has no denoiser."""
   if "denoiser" in parts:
     return build_synthesize(config, model)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import debug
 from genvs_jax.diffusion import samplers
 
 MEAN, DEVIATION = 0.3, 0.5
@@ -127,3 +128,20 @@ def test_noise_of_a_picture_does_not_depend_on_its_batch():
   together = samplers.normal_like(keys, blank)
   alone = samplers.normal_like(keys[3:4], blank[:1])
   np.testing.assert_array_equal(together[3:4], alone)
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("steps", 0, r"sampler\.steps is 0, expected 1 or more"),
+    ("sigma_min", 0.0, r"expected 0 < sigma_min < sigma_max"),
+    ("sigma_max", 0.001, r"expected 0 < sigma_min < sigma_max"),
+    ("churn", 0.5, r"sampler\.churn is 0\.5, expected 0 to sqrt\(2\) - 1"),
+  ],
+)
+def test_nonsense_is_refused(field, value, message):
+  config = debug.get_config()
+  config.sampler[field] = value
+  with pytest.raises(ValueError, match=message):
+    samplers.build_sigmas(config)
+    samplers.build_churn(config)

@@ -19,6 +19,7 @@ from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import report
 from genvs_jax.evaluation import scene_scores
+from genvs_jax.evaluation import summary
 from genvs_jax.evaluation.perceptual import distances
 from genvs_jax.evaluation.perceptual import weights
 from genvs_jax.geometry import camera_paths
@@ -42,7 +43,9 @@ def folder_of(results) -> pathlib.Path:
 
 def read_lines(results) -> list[dict]:
   """A line per scene; the last one is of the dataset."""
-  text = (folder_of(results) / "scores.jsonl").read_text()
+  files = folder_of(results).glob("scores*.jsonl")
+  path = max(files, key=lambda file: file.stat().st_mtime_ns)
+  text = path.read_text()
   *lines, last = [json.loads(line) for line in text.splitlines()]
   assert last == {"dataset": results}
   return lines
@@ -262,3 +265,53 @@ def test_perceptual_metrics_come_with_their_weights(
   text = report.table(results)
   assert "FID over 6 pictures" in text and "pytorch-fid" in text
   assert "because their weights are missing: lpips_alex, dists" in text
+
+
+def test_a_quick_look_stands_beside_the_whole(scored, tmp_path):
+  config, model, variables = scored
+  whole = evaluate.evaluate(config, model, variables, str(tmp_path))
+  evaluate.write_results(str(tmp_path), whole, 8, 0.0)
+  names = ("scores.jsonl", "table.md", "grid.png")
+  before = [(folder_of(whole) / name).read_bytes() for name in names]
+  results = (tmp_path / "results.json").read_bytes()
+  quick = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  evaluate.write_results(str(tmp_path), quick, 8, 0.0)
+  assert folder_of(quick) == folder_of(whole)
+  assert [(folder_of(whole) / name).read_bytes() for name in names] == before
+  assert (tmp_path / "results.json").read_bytes() == results
+  assert (tmp_path / "results_limit1.json").exists()
+  assert (folder_of(whole) / "table_limit1.md").exists()
+
+
+def test_a_scene_cut_short_is_scored_again(scored, tmp_path):
+  config, model, variables = scored
+  first = evaluate.evaluate(config, model, variables, str(tmp_path))
+  path = folder_of(first) / "scenes" / "000001.json"
+  path.write_text(path.read_text()[:50])
+  again = evaluate.evaluate(config, model, variables, str(tmp_path))
+  assert again["rows"] == first["rows"]
+
+
+def test_another_dataset_of_the_name_is_another_evaluation(
+  scored, tmp_path, monkeypatch
+):
+  config, model, variables = scored
+  first = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  identity = datasets.identity
+
+  def other(*args):
+    return {**identity(*args), "made_from": {"listing": "0" * 16}}
+
+  monkeypatch.setattr(datasets, "identity", other)
+  second = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  assert first["folder"] != second["folder"]
+
+
+def test_scenes_without_depth_are_averaged_with_the_others():
+  lines = [
+    {"means": {"render": {"psnr": 10.0, "psnr_masked": 4.0}}},
+    {"means": {"render": {"psnr": 20.0}}},
+  ]
+  for order in (lines, lines[::-1]):
+    rows = summary.summarise(order, [], lambda row: None)
+    assert rows == {"render": {"psnr": 15.0, "psnr_masked": 4.0}}

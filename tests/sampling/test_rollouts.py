@@ -1,5 +1,8 @@
 """Rollouts: one compilation, a bank of views, the same frames however drawn."""
 
+import itertools
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import paths
 from genvs_jax.geometry import camera_paths
+from genvs_jax.sampling import policies
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
@@ -182,7 +186,7 @@ def test_trajectories_and_surfaces_are_written_when_asked_for(scene, tmp_path):
   )
   folder = tmp_path / "samples" / "validation_0000"
   assert written["trajectory"].name == "trajectory_0001.mp4"
-  singles = sorted((tmp_path / "samples" / "unconditional").iterdir())
+  singles = sorted((tmp_path / "samples" / "unconditional").glob("0*.png"))
   assert [path.name for path in singles] == [f"000{i}.png" for i in range(3)]
   assert len({path.read_bytes() for path in singles}) == 3
   assert not (folder / "trajectory_0000.mp4").exists()
@@ -222,7 +226,7 @@ def test_paths_by_name_and_from_a_file(scene, tmp_path):
   with pytest.raises(ValueError, match=r"shape \(6, 3, 4\), expected \[fram"):
     paths.build_path(config, 1.3)
   np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
-  with pytest.raises(ValueError, match="pose 0 is no rotation and translation"):
+  with pytest.raises(ValueError, match="pose 0 is no rigid motion"):
     paths.build_path(config, 1.3)
   config.sample.path = "spiral"
   with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):
@@ -238,3 +242,111 @@ def test_scenes_and_views_that_are_not_there_are_named(scene):
   config.sample.scene, config.sample.input_views = 0, (0, 8)
   with pytest.raises(ValueError, match=r"\(0, 8\), expected one or more from"):
     sample_scenes.load_inputs(config, model, "")
+
+
+def test_nothing_that_was_drawn_is_deleted(scene, tmp_path):
+  """Each rollout of another kind leaves the folder of the one before whole."""
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames, config.sampler.steps = 1, 1
+  samples = tmp_path / "samples"
+  for seed in range(3):
+    config.seed = seed
+    sample_scenes.sample(config, model, variables, str(tmp_path))
+    notes = samples / "validation_0000" / "notes.txt"
+    notes.write_text(f"seed {seed}")
+  folders = ("before", "before_2")
+  notes = [
+    (samples / f"validation_0000.{name}" / "notes.txt").read_text()
+    for name in folders
+  ]
+  assert notes == ["seed 0", "seed 1"]
+
+
+def test_what_changes_no_picture_starts_nothing_anew(scene, tmp_path):
+  """Memory for the bank, and a second scene drawn beside the first."""
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames, config.sampler.steps = 2, 1
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  first = tmp_path / "samples" / "validation_0000" / "frames" / "0000.png"
+  stamp = first.stat().st_mtime_ns
+  config.rollout.bank_gib = 1.0
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  assert first.stat().st_mtime_ns == stamp
+  config.sample.scenes = 2
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  assert not list((tmp_path / "samples").glob("*.before"))
+  assert (tmp_path / "samples" / "validation_0001" / "grid.png").exists()
+
+
+def test_a_frame_cut_short_is_drawn_again(scene, tmp_path):
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames, config.sampler.steps = 2, 1
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  path = tmp_path / "samples" / "validation_0000" / "frames" / "0001.npz"
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  assert len(path.read_bytes()) == len(whole)
+
+
+@pytest.mark.parametrize("policy", policies.NAMES)
+def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
+  """With a bank that holds numbers of views in place of their volumes."""
+  config, _, _ = drawing
+  config = config.copy_and_resolve_references()
+  config.rollout.policy = policy
+  config.sampler.steps = 4
+  config.rollout.random_views, config.rollout.nearest_views = 2, 3
+  encoder = types.SimpleNamespace(depth_planes=1, channels=1)
+  model = types.SimpleNamespace(image_size=1, encoder=encoder)
+  lookups = 0
+  for scenes, inputs, frames, room in itertools.product(
+    (1, 3), (1, 2), (1, 2, 9), (2, 3, 5, 8, 20)
+  ):
+    views = inputs + frames
+    # The number of a view is in its picture and in its camera's position.
+    number = np.arange(scenes)[:, None] * 1000.0 + np.arange(views)
+    poses = np.broadcast_to(np.eye(4), (scenes, views, 4, 4)).copy()
+    poses[..., 0, 3] = number
+    poses[..., 1, 3] = 1.0
+    options = rollouts.Options(
+      build_policy=lambda n: policies.build_policy(config, n),
+      bank_gib=room * scenes * 4 / 2**30,
+      bank_dtype="float32",
+      sampler=None,
+      trajectories=(),
+    )
+    rollout = rollouts.Rollout(options, model, place=lambda x: x)
+
+    def encode(variables, bank, pictures, slot):
+      del variables
+      bank = np.array(bank)
+      bank[:, slot] = pictures[..., :1].reshape(-1, 1, 1, 1, 1)
+      return bank
+
+    def draw(variables, bank, slots, mask, poses, intrinsics, target, keys):
+      nonlocal lookups
+      del variables, intrinsics, keys
+      for b in range(len(slots)):
+        held = bank[b, slots[b], 0, 0, 0, 0][mask[b]]
+        np.testing.assert_array_equal(held, poses[b, ..., 0, 3][mask[b]])
+        lookups += held.size
+      rgb = np.broadcast_to(
+        target[:, 0, 3][:, None, None, None, None], (len(slots), 1, 1, 1, 3)
+      )
+      return view_synthesis.Views(None, rgb, rgb[..., 0], rgb[..., 0])
+
+    rollout._encode, rollout.draw = encode, draw
+    images = number[:, :inputs, None, None, None] * np.ones(3) * 255
+    scene_inputs = {
+      "images": images.astype(np.float32),
+      "poses": poses[:, :inputs],
+      "intrinsics": np.ones((scenes, 4)),
+      "scene": np.arange(scenes),
+    }
+    drawn = list(rollout.run({}, scene_inputs, poses[:, inputs:], 0))
+    assert len(drawn) == frames
+  assert lookups > 300
