@@ -11,7 +11,7 @@
 Each part takes at most --minutes, and 20 seconds for what is under way, and
 goes on where it was stopped when it is started again: measurements are in
 OUTPUT/results.json, the state of training in SCRATCH. OUTPUT receives
-results.json, report.md, train.jsonl, and the first and the newest sheet of
+results.json, report.md, train.jsonl, and the first and the newest grid of
 pictures; all of them are small.
 
 Needs jax, flax, optax, orbax-checkpoint, ml-collections, numpy and pillow, and

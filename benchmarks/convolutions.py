@@ -1,4 +1,4 @@
-"""Rates of XLA's convolutions and of those in `models.convolution`.
+"""Rates of XLA's convolutions and of those in `runtime.cpu`.
 
   python -m benchmarks.convolutions
 

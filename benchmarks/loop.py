@@ -4,9 +4,9 @@
     --config.data.dataset=synthetic_cars --config.train.batch_size=2
   ... --stub=0.05
 
-Trains for 50 steps with checkpoints at 20 and 40 and a sheet at 30, everything
-else as in the config, and prints how long the loop was held up by waiting for
-data, by placing it on the devices, by writing metrics and by saving.
+Trains for 50 steps with checkpoints at 20 and 40 and a grid of pictures at 30,
+everything else as in the config, and prints how long the loop was held up by
+waiting for data, by placing it on the devices, by writing metrics, by saving.
 Validation and drawing pause training and count apart; the first step, which
 compiles, and the last save do not count.
 
@@ -26,9 +26,9 @@ from ml_collections import config_flags
 
 from genvs_jax.data import datasets
 from genvs_jax.runtime import cpu
+from genvs_jax.training import compilation
 from genvs_jax.training import loop
 from genvs_jax.training import timing
-from genvs_jax.training import train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "An empty folder.")
@@ -45,14 +45,14 @@ def main(argv):
   datasets.prepare(config, _WORKDIR.value)
   cpu.keep_freed_memory()
   if _STUB.value:
-    train_step.compile_step = compile_stub
+    compilation.compile_step = compile_stub
   loop.train_and_evaluate(config, _WORKDIR.value)
   text = (pathlib.Path(_WORKDIR.value) / "metrics.jsonl").read_text()
   print(table([json.loads(line) for line in text.splitlines()]))
 
 
 def compile_stub(config, model, mesh, state):
-  """In place of `train_step.compile_step`."""
+  """In place of `compilation.compile_step`."""
   del config, model, mesh, state
 
   def step(state, batch):

@@ -20,12 +20,12 @@ from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import compilation
 from genvs_jax.training import startup
-from genvs_jax.training import train_step
 
 _VIEWS = 24  # of a scene
 _HELD_OUT = 8  # scenes that are scored and drawn
-_UNDER_WAY = 3  # steps that the device has ahead of it
+_IN_FLIGHT = 3  # steps that the device has ahead of it
 _BETWEEN_SCORES, _TO_FINISH = 60, 30  # seconds
 
 
@@ -37,7 +37,7 @@ def train(
   Args:
     spec: config and fields.
     count: scenes to train on.
-    output: receives train.jsonl, sheet_first.png and sheet_last.png.
+    output: receives train.jsonl, grid_first.png and grid_last.png.
     scratch: receives scenes, checkpoints and compiled programs.
     until: when to end, as `time.time` tells it.
 
@@ -65,7 +65,7 @@ def train(
   scenes = _scenes(pathlib.Path(scratch), "train", count, model.image_size)
   held_out = _scenes(pathlib.Path(scratch), "val", _HELD_OUT, model.image_size)
   score = _Score(config, model, held_out, pathlib.Path(output), first_step)
-  step_fn, _ = train_step.compile_step(config, model, mesh, state)
+  step_fn, _ = compilation.compile_step(config, model, mesh, state)
   batches = memory_scenes.batches(
     scenes,
     config.train.batch_size,
@@ -90,7 +90,7 @@ def train(
     state, metrics = step_fn(state, batch)
     under_way.append(metrics)
     step += 1
-    if len(under_way) > _UNDER_WAY:
+    if len(under_way) > _IN_FLIGHT:
       jax.block_until_ready(under_way.popleft())
   checkpointer.close()
   return {"step": step}
@@ -110,7 +110,7 @@ def _scenes(folder: pathlib.Path, split: str, count: int, size: int):
 
 
 class _Score:
-  """Writes a line of scores and a sheet of scenes never trained on.
+  """Writes a line of scores and a grid of scenes never trained on.
 
   Lines of steps after the first one, of a run that was stopped, are dropped.
 

@@ -13,7 +13,7 @@ import jax
 
 from benchmarks import measuring
 
-# Scopes of `genvs_jax.pipeline`; what is in none of them is the rest.
+# Scopes of `genvs_jax.models.pipeline`; what is in none of them is the rest.
 PARTS = ("encoder", "render", "denoiser")
 _PRODUCT = re.compile(r"dot|conv(?!ert)|gemm|cublas|cudnn", re.IGNORECASE)
 # Operations that only hold others.

@@ -234,7 +234,7 @@ def measure_passes() -> str:
   runs = {}
   patches = {
     "ours: samples shared, counted": {"render_rays": rendering.render_rays},
-    "samples shared, sorted": {"compositing_weights_of_both": weigh_sorted},
+    "samples shared, sorted": {"merged_compositing_weights": weigh_sorted},
     "all samples anew": {"render_rays": evaluate_twice},
   }
   for name, label in (("render", "forward"), ("render_gradient", "gradient")):

@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Scenes and their views.
   data = config.data = ml_collections.ConfigDict()
   data.dataset = "folder"  # cars, chairs, synthetic_cars or folder
+  # Of the prepared dataset, beside its kind; "" names a folder's by the source.
+  data.name = ""
   # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
   # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.
   data.data_dir = ""
@@ -56,6 +58,10 @@ def get_config() -> ml_collections.ConfigDict:
   model.depth_planes = 64  # D
   model.feature_channels = 16  # F; the first three are RGB
   model.dtype = "float32"  # networks compute in it: float32 or bfloat16
+  # Of float32 products and convolutions: "default" is what a device is fast at
+  # (TF32 on GPUs, bfloat16 passes on TPUs; float32 on CPUs), "highest" float32
+  # everywhere, which parity with the reference needs. Geometry is always exact.
+  model.precision = "default"  # default, high or highest
   encoder = model.encoder = ml_collections.ConfigDict()
   encoder.name = "resnet34_unet"  # or deeplabv3plus
   # "batch", "frozen" (stored statistics, as ImageNet weights bring them) or
@@ -238,7 +244,9 @@ def get_config() -> ml_collections.ConfigDict:
   sample.split = "validation"
   sample.scene = 0  # index in the split
   sample.scenes = 1  # as many from that one on, side by side over the devices
-  sample.input_views = (0,)  # indices of the views
+  # Indices of the input views; () is the first of a scene, and all pictures of
+  # --images.
+  sample.input_views = ()
   # orbit, srn_spiral, reference_spiral, reference_spiral_2, or a file of poses
   # (.npy, or .npz with `poses`): [frames,4,4] OpenCV camera-to-world
   sample.path = "orbit"

@@ -1,7 +1,8 @@
 """The PyTorch reference's main branch at 128x128, as `docs/reference.md` says.
 
 Converted checkpoints of it carry this config. What the reference does by
-mistake is repaired; what its weights were trained with is kept.
+mistake is repaired; what its weights were trained with is kept. Its numbers are
+float32: on a GPU or TPU, set model.precision to "highest" to get their digits.
 """
 
 from configs import cars64

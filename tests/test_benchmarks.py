@@ -17,7 +17,7 @@ from benchmarks import profiling
 from benchmarks import run
 from benchmarks import storage
 from configs import debug
-from genvs_jax.training import train_step
+from genvs_jax.models import builders
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -231,7 +231,7 @@ def test_batches_from_memory_are_those_of_training():
     )
 
   first = batch(0)
-  for name, spec in train_step.batch_spec(config).items():
+  for name, spec in builders.batch_spec(config).items():
     assert first[name].shape == spec.shape and first[name].dtype == spec.dtype
   for row, scene in enumerate(first["scene"]):
     of_scene = scenes.poses[scene]
@@ -322,8 +322,8 @@ def test_accelerator_at_debug_size(tmp_path):
   assert files == [
     "report.md",
     "results.json",
-    "sheet_first.png",
-    "sheet_last.png",
+    "grid_first.png",
+    "grid_last.png",
     "train.jsonl",
   ]
   assert sum(path.stat().st_size for path in out.iterdir()) < 1e6

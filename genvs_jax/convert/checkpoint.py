@@ -5,8 +5,9 @@
   report = checkpoint.convert(file, config, "out")
 
 `torch_file` reads the file, `recognize` tells what it is, `names` says which
-tensor fills which leaf, `layouts` how, `variables` checks that nothing is
-missing or left over. Here they meet, and the rest of the state is made up.
+tensor fills which leaf, `layouts` how, `tensors_to_variables` checks that
+nothing is missing or left over. Here they meet, and the rest of the state is
+made up.
 """
 
 import contextlib
@@ -119,7 +120,7 @@ def convert(
       f"{output} already holds checkpoints, expected an empty or new folder"
     )
   model = builders.build_model(config)
-  parts = pipeline.parts_of(config.objective.name)
+  parts = builders.parts_of(config.objective.name)
   filled, averaged = (
     tensors_to_variables.fill(model, parts, tensors, file.identity, file.path)
     for tensors in (file.tensors, file.ema or file.tensors)
@@ -207,7 +208,7 @@ def _moments(file: File, filled: tensors_to_variables.Filled) -> _Moments:
 
 
 def _state(
-  config,
+  config: ml_collections.ConfigDict,
   model: pipeline.Model,
   filled: tensors_to_variables.Filled,
   averaged: tensors_to_variables.Filled,

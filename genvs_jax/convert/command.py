@@ -52,6 +52,8 @@ def convert(
     f"checkpoint   {output}/checkpoints/0",
     f"sample       python launch.py --mode=sample --config={config_file}"
     f" --checkpoint={output} --workdir=DIR",
+    "precision    on a GPU or TPU, --config.model.precision=highest gives the"
+    " digits of PyTorch in float32",
   ]
 
 

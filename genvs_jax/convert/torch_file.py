@@ -46,6 +46,7 @@ def read(path: str) -> Any:
       f"PyTorch is {torch.__version__}, expected 2.6 or newer: older ones can"
       " be made to run code by a file; pip install 'torch>=2.6'"
     )
+  path = os.path.expanduser(path)
   if not os.path.isfile(path):
     raise ConvertError(f"{path} is no file: expected a PyTorch checkpoint")
   options = {"map_location": "cpu", "weights_only": True}

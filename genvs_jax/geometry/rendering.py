@@ -22,7 +22,7 @@ OPAQUE = 0.5
 # Added to each weight of the first pass, so that a ray through empty space has
 # a cdf too (NeRF's published code); also the least step of a cdf that its
 # inversion divides by.
-_LEAST_WEIGHT = 1e-5
+_MIN_WEIGHT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ def fine_distances(
   # there is learned from.
   distances, weights = jax.lax.stop_gradient((distances, weights))
   bins = (distances[..., 1:] + distances[..., :-1]) / 2  # [..,S-1]
-  weights = weights[..., 1:-1] + _LEAST_WEIGHT  # [..,S-2], one for each bin
+  weights = weights[..., 1:-1] + _MIN_WEIGHT  # [..,S-2], one for each bin
   pdf = weights / jnp.sum(weights, -1, keepdims=True)
   cdf = jnp.cumsum(pdf, -1)
   cdf = jnp.concatenate([jnp.zeros_like(cdf[..., :1]), cdf], -1)  # [..,S-1]
@@ -170,7 +170,7 @@ def fine_distances(
   below = jnp.maximum(index - 1, 0)
   above = jnp.minimum(index, cdf.shape[-1] - 1)
   low, high = _take(cdf, below), _take(cdf, above)
-  width = jnp.where(high - low < _LEAST_WEIGHT, 1.0, high - low)
+  width = jnp.where(high - low < _MIN_WEIGHT, 1.0, high - low)
   left, right = _take(bins, below), _take(bins, above)
   return left + (uniform - low) / width * (right - left)
 

@@ -69,6 +69,6 @@ def enlarge(image: np.ndarray, size: int) -> Image.Image:
   return picture.resize((size, size), method)
 
 
-def evenly_spaced(count: int, most: int) -> list[int]:
-  """At most `most` indices of `count` items, first and last among them."""
-  return sorted({round(i) for i in np.linspace(0, count - 1, most)})
+def evenly_spaced(count: int, max_items: int) -> list[int]:
+  """At most `max_items` indices of `count` items, first and last among them."""
+  return sorted({round(i) for i in np.linspace(0, count - 1, max_items)})

@@ -10,6 +10,9 @@ def over_white(image: Image.Image) -> Image.Image:
   """RGB of a picture in any mode, composited onto white."""
   if image.mode == "RGB":
     return image
+  if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
+    grey = np.asarray(image).astype(np.float32) / 257
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
   image = image.convert("RGBA")
   white = Image.new("RGBA", image.size, "white")
   return Image.alpha_composite(white, image).convert("RGB")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 
 from genvs_jax.diffusion import augmentation
 from genvs_jax.geometry import cameras
@@ -20,12 +22,20 @@ from genvs_jax.models import radiance_field
 from genvs_jax.models import resnet
 from genvs_jax.runtime import messages
 
+# The parts that each objective needs; a state or a checkpoint has no others.
+_PARTS_OF_OBJECTIVE = {
+  "joint": pipeline.PARTS,
+  "nerf": ("encoder", "field"),
+  "diffusion": ("denoiser",),
+}
 # What is folded into the key of initialisation; a part keeps its number.
 _INIT_NUMBERS = {"encoder": 0, "field": 1, "denoiser": 2}
+DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("default", "high", "highest")
 NULL_NOISES = ("normal", "uniform")
 
 
-def build_model(config) -> pipeline.Model:
+def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
   """The model that a config describes.
 
   Raises:
@@ -33,6 +43,8 @@ def build_model(config) -> pipeline.Model:
   """
   null_noise = config.diffusion.null_noise
   messages.check_choice("diffusion.null_noise", null_noise, NULL_NOISES)
+  messages.check_choice("model.dtype", config.model.dtype, DTYPES)
+  messages.check_choice("model.precision", config.model.precision, PRECISIONS)
   if len(config.model.image_range) != 2:
     raise ValueError(
       f"model.image_range is {config.model.image_range}, expected (low, high)"
@@ -64,7 +76,14 @@ def build_model(config) -> pipeline.Model:
       config.model.feature_channels if config.model.denoiser.conditional else 0
     ),
     null_noise=null_noise,
+    precision=config.model.precision,
   )
+
+
+def parts_of(objective: str) -> tuple[str, ...]:
+  """The parts of the model that an objective trains or freezes."""
+  messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
+  return _PARTS_OF_OBJECTIVE[objective]
 
 
 def init_variables(
@@ -94,7 +113,22 @@ def init_variables(
   return {part: init(part) for part in parts}
 
 
-def build_encoder(config) -> nn.Module:
+def batch_spec(
+  config: ml_collections.ConfigDict,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the global batches of training."""
+  count, size = config.train.batch_size, config.model.image_size
+  views = config.model.input_views + config.train.target_views
+  shapes = {
+    "images": ((count, views, size, size, 3), np.uint8),
+    "poses": ((count, views, 4, 4), np.float32),
+    "intrinsics": ((count, 4), np.float32),
+    "scene": ((count,), np.int32),
+  }
+  return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
+
+
+def build_encoder(config: ml_collections.ConfigDict) -> nn.Module:
   """The encoder of `config.model`: [n,H,W,3] -> [n,H,W,D,C]."""
   # The U-Net and DeepLab have most options in common; the rest are in ENCODERS.
   encoder = config.model.encoder
@@ -111,7 +145,9 @@ def build_encoder(config) -> nn.Module:
   )
 
 
-def build_field(config) -> radiance_field.RadianceField:
+def build_field(
+  config: ml_collections.ConfigDict,
+) -> radiance_field.RadianceField:
   """The radiance field of `config.model`."""
   field = config.model.field
   messages.check_choice(
@@ -134,7 +170,7 @@ def build_field(config) -> radiance_field.RadianceField:
   )
 
 
-def build_denoiser(config) -> nn.Module:
+def build_denoiser(config: ml_collections.ConfigDict) -> nn.Module:
   """The denoiser of `config.model`."""
   denoiser = config.model.denoiser
   messages.check_choice("model.denoiser.name", denoiser.name, DENOISERS)
@@ -149,7 +185,7 @@ def build_denoiser(config) -> nn.Module:
   )
 
 
-def build_frustum(config) -> pipeline.Frustum:
+def build_frustum(config: ml_collections.ConfigDict) -> pipeline.Frustum:
   """From `config.frustum` and `config.model.image_size`."""
   # The cube's bounds are fixed, [-1,1]^3; near and far belong to the pyramid.
   frustum = config.frustum

@@ -102,6 +102,7 @@ class UpBlock(nn.Module):
     """[n,h,w,c] and [n,2h,2w,c'] -> [n,2h,2w,width]."""
     x = LearnedUpsample(self.width, self.dtype, name="up")(x)
     x = jnp.concatenate([x, skip], -1)
+    # The convolution mixes what was raised with what skipped the bottom.
     return nn.Conv(
       self.width,
       (3, 3),

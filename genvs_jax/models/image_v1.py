@@ -189,7 +189,7 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, vector: jax.Array, train: bool):
-    """[n,h,w,c] -> [n,h,w,c]."""
+    """[n,h,w,c] and [n,embedding] -> [n,h,w,c]."""
     # Heads of 64 channels, [n,pixels,3,heads,channels of a head].
     n, h, w, c = x.shape
     heads = max(1, c // 64)

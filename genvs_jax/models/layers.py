@@ -128,6 +128,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """[n,h,w,c] -> the same; `train` normalises by the batch."""
     shape = x.shape[-1:]
     mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
     variance = self.variable("batch_stats", "var", jnp.ones, shape)

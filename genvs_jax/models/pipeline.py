@@ -7,8 +7,10 @@ statistics, fixed frequencies) are called buffers. The scopes of the three steps
 are what profiles show.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
@@ -22,17 +24,10 @@ from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
 from genvs_jax.models import layers
 from genvs_jax.runtime import cpu
-from genvs_jax.runtime import messages
 
 Variables = dict[str, dict[str, Any]]
 Frustum = cameras.NearFar | unit_cube.UnitCube
 PARTS = ("encoder", "field", "denoiser")
-# The parts that each objective needs; a state or a checkpoint has no others.
-_PARTS_OF_OBJECTIVE = {
-  "joint": PARTS,
-  "nerf": ("encoder", "field"),
-  "diffusion": ("denoiser",),
-}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -59,6 +54,7 @@ class Model:
     denoiser_features: channels of the feature image that the denoiser takes,
       0 for one that draws any object.
     null_noise: of which `null_features` are made, "normal" or "uniform".
+    precision: of the networks' float32 products, see `configs/base.py`.
   """
 
   encoder: Any
@@ -75,6 +71,7 @@ class Model:
   sigma_data: float
   denoiser_features: int
   null_noise: str
+  precision: str
 
 
 class InputViews(NamedTuple):
@@ -100,12 +97,6 @@ class FeatureRender(NamedTuple):
   features: jax.Array
   weighted_depth: jax.Array
   opacity: jax.Array
-
-
-def parts_of(objective: str) -> tuple[str, ...]:
-  """The parts of the model that an objective trains or freezes."""
-  messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
-  return _PARTS_OF_OBJECTIVE[objective]
 
 
 def split_variables(variables: Variables) -> tuple[dict, dict]:
@@ -172,7 +163,7 @@ def encode(
     x = jnp.flip(x, -3)
   # The encoder knows neither scenes nor views: [B,V,..] -> [B V,..].
   x = x.reshape(-1, *x.shape[2:])
-  with cpu.convolutions_as_products():
+  with _products(model):
     volumes, updated = model.encoder.apply(
       variables["encoder"], x, train=train, mutable=["batch_stats"]
     )
@@ -257,7 +248,8 @@ def evaluate_field(
   x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)  # [B,V,P,C]
   # A view counts for a point if it is in use and its volume covers the point.
   seen = inside & inputs.mask[..., None]
-  density, features = model.field.apply(variables["field"], x, seen)
+  with _products(model):
+    density, features = model.field.apply(variables["field"], x, seen)
   return (
     density.reshape(batch, rays, samples),
     features.reshape(batch, rays, samples, -1),
@@ -311,7 +303,7 @@ def predict(
     augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
   # The features are not scaled: they are no noisy image.
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
-  with cpu.convolutions_as_products():
+  with _products(model):
     return model.denoiser.apply(
       variables["denoiser"],
       noisy * c.inp,
@@ -333,6 +325,14 @@ def denoise(
   """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3]."""
   output, _ = predict(model, variables, noisy, sigma, features)
   return edm.denoised(noisy, output, sigma, model.sigma_data)
+
+
+@contextlib.contextmanager
+def _products(model: Model) -> Iterator[None]:
+  """How the networks that are traced in here multiply."""
+  precision = jax.default_matmul_precision(model.precision)
+  with cpu.convolutions_as_products(), precision:
+    yield
 
 
 def _in_chunks(fn: Callable, arrays: tuple, size: int) -> Any:

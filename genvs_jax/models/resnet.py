@@ -188,6 +188,7 @@ class ResNetUNet(nn.Module):
     x = layers.resize(x, image.shape[1:3], "nearest")
     x = jnp.concatenate([x, image], -1)
     width = x.shape[-1]
+    # At full resolution one residual block cleans up.
     y = nn.relu(_conv3(width, self.dtype, "residual1")(x))
     x = nn.relu(x + _conv3(width, self.dtype, "residual2")(y))
     # Every pixel gets D C numbers: its column of the volume.

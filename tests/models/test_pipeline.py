@@ -125,3 +125,30 @@ def test_flipped_input_flips_what_the_encoder_sees(variables):
   a, _ = pipeline.encode(MODEL, variables, image[:, :, ::-1])
   b, _ = pipeline.encode(flipped, variables, image)
   np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
+def test_networks_multiply_as_the_config_says(variables, precision):
+  """Every product and convolution of the networks carries the precision."""
+  config = debug.get_config()
+  config.model.precision = precision
+  model = builders.build_model(config)
+  x = jnp.zeros((1, 32, 32, 3))
+
+  def denoise(variables, x):
+    return pipeline.denoise(
+      model, variables, x, jnp.ones(1), jnp.ones((1, 32, 32, 8))
+    )
+
+  def encode(variables, x):
+    return pipeline.encode(model, variables, x[None])[0]
+
+  for function in (denoise, encode):
+    program = str(jax.make_jaxpr(function)(variables, x))
+    exact = program.count("precision=Precision.HIGHEST") + program.count(
+      "precision=(Precision.HIGHEST, Precision.HIGHEST)"
+    )
+    other = program.count("precision=None") + program.count("DEFAULT")
+    assert (exact > 0, other > 0) == (
+      (True, False) if precision == "highest" else (False, True)
+    )
