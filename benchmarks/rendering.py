@@ -210,7 +210,7 @@ def evaluate_twice(field, origins, directions, near, far, counts, uniforms):
   seen = jnp.einsum("...s,...sf->...f", weights, features)
   return rendering.Render(
     seen + (1 - opacity)[..., None],
-    jnp.sum(weights * jnp.where(distances < 1e8, distances, 0.0), -1),
+    jnp.sum(weights * distances, -1),
     opacity,
   )
 

@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Scenes and their views.
   data = config.data = ml_collections.ConfigDict()
   data.dataset = "folder"  # cars, chairs, synthetic_cars or folder
-  # Of the prepared dataset, beside its kind; "" names a folder's by the source.
+  # Added to the prepared dataset's name, which tells two of a kind apart; "":
+  # a folder is named by its source.
   data.name = ""
   # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
   # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.

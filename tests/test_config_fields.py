@@ -166,3 +166,9 @@ def test_a_run_of_an_older_version_goes_on(old_workdir, debug_workdir):
   config.train.steps = 3
   state = loop.train_and_evaluate(config, old_workdir, jax.devices()[:1])
   assert int(state.step) == 3
+
+
+def test_fields_of_training_are_refused_at_use():
+  config_fields.check_training_overrides(["sampler.steps", "rendering.size"])
+  with pytest.raises(ValueError, match=r"train\.steps has no effect on a trai"):
+    config_fields.check_training_overrides(["sampler.steps", "train.steps"])

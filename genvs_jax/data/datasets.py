@@ -137,7 +137,9 @@ def _check_source(
   if listing and data.source:
     ours["listing"] = splits.listing_digest(builder.source)
   differing = [
-    f"{name} {stored.get(name)!r}, now {value!r}"
+    "its files have changed"
+    if name == "listing"
+    else f"{name} {stored.get(name)!r}, now {value!r}"
     for name, value in ours.items()
     if stored.get(name) != value
   ]

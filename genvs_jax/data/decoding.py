@@ -93,5 +93,7 @@ def _decode_rgb(
       f"scene {record['scene_id'].decode()}, view {view}: {error}; the record"
       " is damaged, prepare the dataset anew"
     ) from error
-  square, _, _ = squares.square(squares.over_white(image), max(image.size))
+  square, _, _ = squares.square(
+    squares.flatten_onto_white(image), max(image.size)
+  )
   return np.asarray(squares.resize(square, size, resize))

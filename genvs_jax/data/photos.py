@@ -180,7 +180,7 @@ def _warn_of_background(photos: list[Photo], path: str) -> None:
   """The model has seen objects on white alone."""
   dark = []
   for photo in photos:
-    image = np.asarray(squares.over_white(photo.image))
+    image = np.asarray(squares.flatten_onto_white(photo.image))
     border = [image[0], image[-1], image[:, 0], image[:, -1]]
     if np.concatenate(border).mean() < _MIN_WHITE:
       dark.append(photo.path.name)
@@ -197,7 +197,9 @@ def _prepare(photo: Photo, size, fit, axes, poses, scale):
   """(u8 [size,size,3], pose, intrinsics) of one photo."""
   sides = photo.image.size
   side = min(sides) if fit == "crop" else max(sides)
-  square, left, top = squares.square(squares.over_white(photo.image), side)
+  square, left, top = squares.square(
+    squares.flatten_onto_white(photo.image), side
+  )
   fx, fy, cx, cy = photo.intrinsics
   intrinsics = np.array([fx, fy, cx + left, cy + top]) * (size / side)
   pose: np.ndarray = np.array(photo.pose, np.float64)

@@ -6,7 +6,7 @@ from PIL import Image
 RESIZES = ("area", "bicubic", "stride")
 
 
-def over_white(image: Image.Image) -> Image.Image:
+def flatten_onto_white(image: Image.Image) -> Image.Image:
   """RGB of a picture in any mode, composited onto white."""
   if image.mode == "RGB":
     return image

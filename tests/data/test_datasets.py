@@ -83,7 +83,7 @@ def test_other_planes_and_changed_scenes_are_noticed(
   config.data.near = config.data.far = 0.0
   (scene, *_) = sorted((source / "cars_train").iterdir())
   shutil.copytree(scene, scene.with_name("f" * 32))
-  with pytest.raises(ValueError, match="listing '"):
+  with pytest.raises(ValueError, match="its files have changed"):
     datasets.prepare(config, "")
   datasets.prepare(config, "", rebuild=True)
   assert len(datasets.load_split(config, "", "train")) == 4
@@ -159,3 +159,32 @@ def test_the_cube_needs_a_centred_principal_point(config, tmp_path):
   config.frustum.kind = "unit_cube"
   with pytest.raises(ValueError, match=r"6\.2 % of the image's width off"):
     datasets.check_cameras(config, records)
+
+
+def test_planes_are_compared_without_a_source_too(config, two_sources):
+  config.data.name, config.data.source = "named", str(two_sources[0])
+  datasets.prepare(config, "")
+  config.data.source = ""
+  assert first_id(config)
+  config.data.near, config.data.far = 0.5, 2.5
+  with pytest.raises(ValueError, match=r"near 0\.0, now 0\.5"):
+    datasets.load_split(config, "", "train")
+
+
+def test_synthetic_datasets_take_a_name_as_well(config):
+  config.data.dataset = "synthetic_cars"
+  names = []
+  for config.data.name in ("", "mine"):
+    names.append(datasets.build_builder(config, "").builder_config.name)
+  assert names[1] == f"{names[0]}_mine"
+
+
+def test_cameras_that_a_unit_cube_does_not_know_are_refused(config):
+  config.frustum.kind = "unit_cube"
+  size = (32, 32)
+  datasets.check_principal_point(config, "x", np.array([40, 40, 16, 16]), size)
+  off = np.array([40, 40, 20, 16])
+  with pytest.raises(ValueError, match=r"x has its principal point 12\.5 %"):
+    datasets.check_principal_point(config, "x", off, size)
+  config.frustum.kind = "near_far"
+  datasets.check_principal_point(config, "x", off, size)

@@ -1,6 +1,7 @@
 """Writing into a bucket: fsspec's memory stands for Google's storage."""
 
 import json
+import resource
 
 import fsspec
 import numpy as np
@@ -101,3 +102,16 @@ def test_arrays_come_back_or_the_file_is_named(tmp_path):
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(ValueError, match=r"x\.npz is no \.npz file of arrays"):
     files.read_arrays(path)
+
+
+def test_a_full_disk_leaves_no_part_behind(tmp_path):
+  files.write_whole(tmp_path / "x", b"old")
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+  try:
+    with pytest.raises(OSError):
+      files.write_whole(tmp_path / "x", bytes(20_000))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert [p.name for p in tmp_path.iterdir()] == ["x"]
+  assert (tmp_path / "x").read_bytes() == b"old"

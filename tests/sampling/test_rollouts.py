@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from genvs_jax.data import datasets
@@ -12,6 +13,7 @@ from genvs_jax.data import decoding
 from genvs_jax.data import paths
 from genvs_jax.geometry import camera_paths
 from genvs_jax.sampling import policies
+from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
@@ -228,6 +230,11 @@ def test_paths_by_name_and_from_a_file(scene, tmp_path):
   np.save(tmp_path / "bad.npy", POSES * np.array([1, -1, 1, 1]).reshape(4, 1))
   with pytest.raises(ValueError, match="pose 0 is no rigid motion"):
     paths.build_path(config, 1.3)
+  poses = POSES.copy()
+  poses[2, 0, 3] = np.nan
+  np.save(tmp_path / "bad.npy", poses)
+  with pytest.raises(ValueError, match="pose 2 holds a number that is not fin"):
+    paths.build_path(config, 1.3)
   config.sample.path = "spiral"
   with pytest.raises(ValueError, match="'spiral', expected one of orbit, srn"):
     paths.build_path(config, 1.3)
@@ -350,3 +357,16 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
     drawn = list(rollout.run({}, scene_inputs, poses[:, inputs:], 0))
     assert len(drawn) == frames
   assert lookups > 300
+
+
+def test_pictures_of_other_settings_are_kept(tmp_path):
+  folder = epath.Path(tmp_path / "unconditional")
+  for seed, note in ((0, "a"), (1, "b"), (1, "c"), (2, "d")):
+    rollout_files.open_folder(folder, {"seed": seed})
+    (folder / "note").write_text(note)
+  notes = {f.name: (f / "note").read_text() for f in tmp_path.iterdir()}
+  assert notes == {
+    "unconditional": "d",
+    "unconditional.before": "a",
+    "unconditional.before_2": "c",
+  }

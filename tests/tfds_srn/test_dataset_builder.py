@@ -317,3 +317,17 @@ def test_a_part_that_is_too_large_is_not_called_whole(tmp_path):
     part.write_bytes(bytes(600_000))
     fetched = download.fetch(f"{address}/cars.zip", downloads)
   assert fetched.read_bytes() == b"x" * 500_000
+
+
+def test_a_part_whose_description_is_cut_short_is_fetched_anew(tmp_path):
+  folder = tmp_path / "www"
+  folder.mkdir()
+  (folder / "cars.zip").write_bytes(b"x" * 500_000)
+  downloads = tmp_path / "downloads"
+  with serve(folder, cut_after=300_000) as (address, _):
+    with pytest.raises(OSError):
+      download.fetch(f"{address}/cars.zip", downloads)
+    (description,) = downloads.glob("*.part.json")
+    description.write_text(description.read_text()[:10])
+    fetched = download.fetch(f"{address}/cars.zip", downloads)
+  assert fetched.read_bytes() == b"x" * 500_000

@@ -359,3 +359,22 @@ def test_one_scene_is_trained_on(tmp_path):
   root = write(tmp_path / "scenes", train=1)
   folders = splits.find_scenes(str(root))
   assert {split: len(group) for split, group in folders.items()} == {"train": 1}
+
+
+def test_a_hidden_folder_above_hides_no_change(tmp_path):
+  root = write(tmp_path / ".data" / "scenes")
+  before = splits.listing_digest(str(root))
+  assert splits.listing_digest(str(root)) == before
+  (root / ".notes").write_text("hidden itself: not of the scenes")
+  assert splits.listing_digest(str(root)) == before
+  next(root.rglob("pose/*.txt")).unlink()
+  assert splits.listing_digest(str(root)) != before
+
+
+def test_damaged_depth_is_a_problem(tmp_path):
+  root = write(tmp_path)
+  path = next(root.rglob("depth/*.png"))
+  path.write_bytes(path.read_bytes()[:50])
+  (folder,) = splits.find_scenes(str(root))["train"]
+  with pytest.raises(scenes.BadScenesError, match=r"depth/.* is no whole PNG"):
+    scenes.read_scene(folder)
