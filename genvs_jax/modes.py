@@ -126,17 +126,21 @@ def evaluate(command: Command) -> list[str]:
   from genvs_jax.evaluation import report  # noqa: PLC0415
   from genvs_jax.runtime import processes  # noqa: PLC0415
 
-  loaded, config = _load(command)
+  checkpoint, config = _load(command)
   with processes.ending_at_once():
     results = evaluation.evaluate(
-      config, loaded.model, loaded.variables, command.workdir, command.limit
+      config,
+      checkpoint.model,
+      checkpoint.variables,
+      command.workdir,
+      command.limit,
     )
   if jax.process_index():
     return []  # the first process writes and prints
   path = evaluation.write_results(
-    command.workdir, results, loaded.step, command.started
+    command.workdir, results, checkpoint.step, command.started
   )
-  print(f"\nstep {loaded.step}\n{report.table(results)}")
+  print(f"\nstep {checkpoint.step}\n{report.table(results)}")
   folder, suffix = results["folder"], results["suffix"]
   return [
     f"scores       {path}, {folder}/scores{suffix}.jsonl,"
@@ -149,19 +153,19 @@ def sample(command: Command) -> list[str]:
   """Draws scenes along a path."""
   from genvs_jax.sampling import sample_scenes  # noqa: PLC0415
 
-  loaded, config = _load(command)
-  written = sample_scenes.sample(
+  checkpoint, config = _load(command)
+  paths = sample_scenes.sample(
     config,
-    loaded.model,
-    loaded.variables,
+    checkpoint.model,
+    checkpoint.variables,
     command.workdir,
     command.images,
     command.export,
   )
-  label = "turntable   " if "mp4" in written else "pictures    "
+  label = "turntable   " if "mp4" in paths else "pictures    "
   source = f" --checkpoint={command.checkpoint}" if command.checkpoint else ""
   return [
-    f"{label} {', '.join(map(str, written.values()))}",
+    f"{label} {', '.join(map(str, paths.values()))}",
     f"another one  python launch.py --mode=sample"
     f" --config={command.config_file} --workdir={command.workdir}{source}"
     " --config.sample.scene=1",
@@ -178,14 +182,18 @@ def _load(command: Command):
   processes.report_devices()
   cpu.keep_freed_memory()
   path = command.checkpoint or command.workdir
-  loaded = pretrained.load(path, command.step, command.config.sampler.params)
-  logging.info("restored step %d from %s", loaded.step, path)
+  checkpoint = pretrained.load(
+    path, command.step, command.config.sampler.params
+  )
+  logging.info("restored step %d from %s", checkpoint.step, path)
   config = config_fields.with_checkpoint(
-    command.config, loaded.config, command.overrides
+    command.config, checkpoint.config, command.overrides
   )
   # Overrides of how a checkpoint is used may change the model around weights.
-  loaded = loaded._replace(config=config, model=builders.build_model(config))
-  return loaded, config
+  checkpoint = checkpoint._replace(
+    config=config, model=builders.build_model(config)
+  )
+  return checkpoint, config
 
 
 MODES = {

@@ -217,11 +217,11 @@ class Checkpointer:
       partial_restore=True,
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      restored = reader.restore(folder, args=arguments)
+      arrays = reader.restore(folder, args=arguments)
     # Orbax hands the abstract leaf back where it finds nothing.
     missing = [
       jax.tree_util.keystr(path)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(restored)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
       if not isinstance(leaf, jax.Array)
     ]
     if missing:
@@ -230,7 +230,7 @@ class Checkpointer:
         f" config describes, the first {missing[0]}: it is damaged or was"
         " written by another version"
       )
-    return restored
+    return arrays
 
   def read_config(
     self, step: int, to_resume: bool = False
@@ -240,13 +240,13 @@ class Checkpointer:
     Raises:
       CheckpointError: if its format is too new, or too old to go on from.
     """
-    restored = self._manager.restore(
+    content = self._manager.restore(
       step,
       args=ocp.args.Composite(
         config=ocp.args.JsonRestore(), format=ocp.args.JsonRestore()
       ),
     )
-    version = restored["format"]["version"]
+    version = content["format"]["version"]
     if version > FORMAT_VERSION:
       raise CheckpointError(
         f"checkpoint {self._manager.directory}/{step} has format version"
@@ -258,7 +258,7 @@ class Checkpointer:
         f" {version}, whose training cannot go on: start a new --workdir from"
         " its weights with --config.init_from"
       )
-    return config_fields.from_dict(restored["config"])
+    return config_fields.from_dict(content["config"])
 
   def wait(self) -> None:
     """Waits for saves under way.

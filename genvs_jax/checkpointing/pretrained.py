@@ -79,10 +79,10 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
       "buffers": abstract_buffers,
     }
     everywhere = sharding.replicated(sharding.make_mesh())
-    restored = checkpointer.restore_some(
+    arrays = checkpointer.restore_some(
       step, checkpoints.abstract_like(abstract, everywhere)
     )
-  variables = pipeline.join_variables(restored[field], restored["buffers"])
+  variables = pipeline.join_variables(arrays[field], arrays["buffers"])
   return Pretrained(config, model, variables, step)
 
 

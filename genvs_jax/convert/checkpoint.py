@@ -80,12 +80,12 @@ def from_content(content: Any, path: str) -> File:
     )
   wrapped = content.get("model", content.get("state_dict"))
   tensors = _tensors(wrapped if isinstance(wrapped, dict) else content, path)
-  averaged = content.get("model_ema")
+  ema = content.get("model_ema")
   optimizer = content.get("optim")
   return File(
     path=path,
     tensors=tensors,
-    ema=_tensors(averaged, path) if isinstance(averaged, dict) else None,
+    ema=_tensors(ema, path) if isinstance(ema, dict) else None,
     optimizer=optimizer if isinstance(optimizer, dict) else None,
     identity=recognize.recognize(tensors, path),
   )
@@ -121,12 +121,12 @@ def convert(
     )
   model = builders.build_model(config)
   parts = builders.parts_of(config.objective.name)
-  filled, averaged = (
+  filled, filled_ema = (
     tensors_to_variables.fill(model, parts, tensors, file.identity, file.path)
     for tensors in (file.tensors, file.ema or file.tensors)
   )
   moments = _moments(file, filled) if keep_optimizer else None
-  state = _state(config, model, filled, averaged, moments)
+  state = _state(config, model, filled, filled_ema, moments)
   saver = checkpoints.Checkpointer(str(folder))
   with contextlib.closing(saver):
     saver.save(0, state, config_fields.to_dict(config))
@@ -211,11 +211,11 @@ def _state(
   config: ml_collections.ConfigDict,
   model: pipeline.Model,
   filled: tensors_to_variables.Filled,
-  averaged: tensors_to_variables.Filled,
+  filled_ema: tensors_to_variables.Filled,
   moments: _Moments | None,
 ) -> train_step.TrainState:
   """A state at step 0 with what the file holds, the rest freshly made."""
-  variables, ema_variables = filled.variables, averaged.variables
+  variables, ema_variables = filled.variables, filled_ema.variables
   if filled.fresh:
     state = jax.device_get(startup.init_on_devices(config, model))
     initial = pipeline.join_variables(state.params, state.buffers)

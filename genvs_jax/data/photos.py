@@ -102,15 +102,15 @@ def load(
       )
     photos = [photos[i] for i in views]
   _warn_of_background(photos, path)
-  prepared = [_prepare(p, size, fit, axes, poses, scale) for p in photos]
-  images, placed, intrinsics = (
-    np.stack(x) for x in zip(*prepared, strict=True)
+  results = [_prepare(p, size, fit, axes, poses, scale) for p in photos]
+  images, camera_poses, intrinsics = (
+    np.stack(x) for x in zip(*results, strict=True)
   )
   if np.ptp(intrinsics, 0).max() > 0.01 * size:
     raise ValueError(
       f"{path}: its pictures have different intrinsics, expected one camera"
     )
-  return {"images": images, "poses": placed, "intrinsics": intrinsics[0]}
+  return {"images": images, "poses": camera_poses, "intrinsics": intrinsics[0]}
 
 
 def _read(
@@ -133,8 +133,8 @@ def _read(
     photos = _from_transforms(root / "transforms.json")
     return photos, "opengl", "camera_to_world"
   if (root / "rgb").exists():
-    photos, inverted = _from_srn(root)
-    return photos, "opencv", POSES[inverted]
+    photos, is_world_to_camera = _from_srn(root)
+    return photos, "opencv", POSES[is_world_to_camera]
   raise ValueError(
     f"{path}: expected transforms.json, or rgb/, pose/ and intrinsics.txt"
   )
@@ -242,18 +242,18 @@ def _from_srn(folder: epath.Path) -> tuple[list[Photo], bool]:
   if not names:
     raise ValueError(f"{folder / 'rgb'}: expected pictures, found none")
   text = _read_text(folder / "intrinsics.txt").encode()
-  photos, inverted = [], False
+  photos, is_world_to_camera = [], False
   for path in names:
     image = _open(path)
-    intrinsics, inverted, problem = parsing.parse_pixelnerf_intrinsics(
-      text, (image.height, image.width)
+    intrinsics, is_world_to_camera, problem = (
+      parsing.parse_pixelnerf_intrinsics(text, (image.height, image.width))
     )
     if intrinsics is None:
       raise ValueError(f"{folder / 'intrinsics.txt'} {problem}")
     pose = folder / "pose" / f"{path.stem}.txt"
     matrix = _matrix(_read_text(pose).split(), pose)
     photos.append(Photo(path, image, matrix, intrinsics))
-  return photos, inverted
+  return photos, is_world_to_camera
 
 
 def _from_transforms(path: epath.Path) -> list[Photo]:

@@ -152,10 +152,10 @@ def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
   # EDM's bound: a step adds at most as much noise as there is.
   gamma = min(churn.amount / steps, MAX_GAMMA)
   active = (sigma >= churn.sigma_min) & (sigma <= churn.sigma_max)
-  raised = jnp.where(active, sigma * (1 + gamma), sigma)
+  higher_sigma = jnp.where(active, sigma * (1 + gamma), sigma)
   # sqrt(raised^2 - sigma^2), without the rounding of a difference of squares.
-  added = jnp.where(active, sigma * math.sqrt(gamma * (2 + gamma)), 0.0)
-  return x + churn.noise_scale * added * step_noise(i), raised
+  extra_std = jnp.where(active, sigma * math.sqrt(gamma * (2 + gamma)), 0.0)
+  return x + churn.noise_scale * extra_std * step_noise(i), higher_sigma
 
 
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}

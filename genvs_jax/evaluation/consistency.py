@@ -202,10 +202,10 @@ def field_fit(
   return _score(error, seen, opaque)
 
 
-def _rays(frames: Frames, chosen: np.ndarray):
+def _rays(frames: Frames, indices: np.ndarray):
   """Origins, directions and colours [P,3] of all pixels of some frames."""
   height, width = frames.images.shape[1:3]
-  poses = jnp.asarray(frames.poses[chosen])
+  poses = jnp.asarray(frames.poses[indices])
   intrinsics = jnp.broadcast_to(frames.intrinsics, (len(poses), 4))
   origins, directions = cameras.pixel_rays(
     poses, intrinsics, cameras.pixel_centres(height, width)
@@ -213,7 +213,7 @@ def _rays(frames: Frames, chosen: np.ndarray):
   return (
     origins.reshape(-1, 3),
     directions.reshape(-1, 3),
-    frames.images[chosen].reshape(-1, 3),
+    frames.images[indices].reshape(-1, 3),
   )
 
 
@@ -224,8 +224,8 @@ def _fit(volume, key, rays, options: FitOptions):
     optax.cosine_decay_schedule(options.rate, options.steps)
   )
 
-  def loss(volume, chosen, uniform):
-    origins, directions, colours = chosen
+  def loss(volume, batch, uniform):
+    origins, directions, colours = batch
     render = _render_volume(volume, origins, directions, uniform, options)
     return jnp.mean((render.features - colours) ** 2)
 
@@ -234,8 +234,8 @@ def _fit(volume, key, rays, options: FitOptions):
     which, where = jax.random.split(key)
     index = jax.random.randint(which, (options.rays,), 0, len(rays[0]))
     uniform = jax.random.uniform(where, (options.rays, options.samples))
-    chosen = tuple(jnp.asarray(x)[index] for x in rays)
-    gradient = jax.grad(loss)(volume, chosen, uniform)
+    batch = tuple(jnp.asarray(x)[index] for x in rays)
+    gradient = jax.grad(loss)(volume, batch, uniform)
     updates, state = optimizer.update(gradient, state)
     return (optax.apply_updates(volume, updates), state), None
 

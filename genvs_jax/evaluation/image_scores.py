@@ -98,8 +98,8 @@ class Scorer:
         a[at] / np.float32(255) if a.dtype == np.uint8 else a[at]
         for a in arrays
       ]
-      placed = jax.device_put(piece, self._split)
-      results.append(np.asarray(function(*placed))[: total - first])
+      pieces = jax.device_put(piece, self._split)
+      results.append(np.asarray(function(*pieces))[: total - first])
     return np.concatenate(results)
 
 

@@ -155,8 +155,8 @@ def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
 
     def sample(keys):
       assert sampler is not None  # without one there are no keys
-      drawn, _ = sampler(variables, flat, keys.reshape(-1))
-      return _to_uint8(drawn.reshape(views.rgb.shape))
+      images, _ = sampler(variables, flat, keys.reshape(-1))
+      return _to_uint8(images.reshape(views.rgb.shape))
 
     # Sample by sample: memory of one.
     samples = (

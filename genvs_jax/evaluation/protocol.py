@@ -69,13 +69,13 @@ def choose_targets(
   _check_views(inputs, total)
   if targets == "spread":
     return camera_paths.spread_targets(poses, inputs, count, min_angle)
-  chosen = PIXELNERF_SUBSET if targets == "pixelnerf" else range(total)
-  if max(chosen) >= total:
+  indices = PIXELNERF_SUBSET if targets == "pixelnerf" else range(total)
+  if max(indices) >= total:
     raise ValueError(
-      f"evaluate.targets is 'pixelnerf', views up to {max(chosen)}, but a scene"
-      f" has {total}: choose 'others' or 'spread'"
+      f"evaluate.targets is 'pixelnerf', views up to {max(indices)}, but a"
+      f" scene has {total}: choose 'others' or 'spread'"
     )
-  return np.array([i for i in chosen if i not in inputs])
+  return np.array([i for i in indices if i not in inputs])
 
 
 def load_inputs(

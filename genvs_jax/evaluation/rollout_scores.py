@@ -104,18 +104,18 @@ def build_rollout_scores(
 
 
 def _score(
-  drawn: Sequence[view_synthesis.Views],
+  views: Sequence[view_synthesis.Views],
   poses: np.ndarray,
   intrinsics: np.ndarray,
   options: consistency.FitOptions,
 ) -> Scores:
   """Scores of one scene's frames, which have neither B nor Q."""
-  opacity = np.stack([f.opacity for f in drawn])
-  weighted = np.stack([f.weighted_depth for f in drawn])
+  opacity = np.stack([f.opacity for f in views])
+  weighted = np.stack([f.weighted_depth for f in views])
   depth = rendering.expected_depth(weighted, opacity)
-  rows = {"render": [f.rgb for f in drawn]}
-  if drawn[0].sample is not None:
-    rows["sample"] = [f.picture for f in drawn]
+  rows = {"render": [f.rgb for f in views]}
+  if views[0].sample is not None:
+    rows["sample"] = [f.picture for f in views]
   scores: Scores = {}
   for row, images in rows.items():
     frames = consistency.Frames(

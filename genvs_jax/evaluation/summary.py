@@ -128,5 +128,5 @@ def _cell(by_metric: dict[str, Any], name: str) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-  known = [v for v in values if v is not None]
-  return float(np.mean(known)) if known else None
+  finite = [v for v in values if v is not None]
+  return float(np.mean(finite)) if finite else None

@@ -81,13 +81,13 @@ def spread_targets(
       f"{allowed.sum()} views are {min_angle:g} degrees or more from views"
       f" {tuple(inputs)}, expected evaluate.spread_views = {count}"
     )
-  chosen: list[int] = []
+  indices: list[int] = []
   for _ in range(count):
     best = int(np.argmax(np.where(allowed, nearest, -1)))
-    chosen.append(best)
+    indices.append(best)
     allowed[best] = False
     nearest = np.minimum(nearest, angles[best])
-  return np.array(chosen)
+  return np.array(indices)
 
 
 def _around(azimuth, elevation, distance: float) -> jax.Array:

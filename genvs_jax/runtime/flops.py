@@ -21,8 +21,8 @@ _PEAKS = {
 
 def peak(device_kind: str) -> float | None:
   """bfloat16 operations per second of a device, None if unknown."""
-  known = [name for name in _PEAKS if device_kind.startswith(name)]
-  return _PEAKS[max(known, key=len)] if known else None
+  names = [name for name in _PEAKS if device_kind.startswith(name)]
+  return _PEAKS[max(names, key=len)] if names else None
 
 
 def count(jaxpr: jax.extend.core.ClosedJaxpr) -> int:

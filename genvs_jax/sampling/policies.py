@@ -58,8 +58,8 @@ def reference(views: int, random_views: int) -> ChooseViews:
     frames = np.arange(inputs, len(poses))
     last, earlier = frames[-1:], frames[:-1]
     count = min(random_views, len(earlier))
-    drawn = rng.choice(earlier, count, replace=False) if count else []
-    return _row([*range(inputs), *sorted(drawn), *last], views)
+    picks = rng.choice(earlier, count, replace=False) if count else []
+    return _row([*range(inputs), *sorted(picks), *last], views)
 
   return choose
 
@@ -89,10 +89,10 @@ def stochastic(steps: int) -> ChooseViews:
   return choose
 
 
-def _row(chosen, views: int) -> np.ndarray:
+def _row(indices, views: int) -> np.ndarray:
   row = np.full((1, views), -1, np.int32)
-  chosen = list(chosen)[:views]
-  row[0, : len(chosen)] = chosen
+  indices = list(indices)[:views]
+  row[0, : len(indices)] = indices
   return row
 
 

@@ -138,16 +138,16 @@ def write_scene(
     half_extent: of the scene around the origin, for the shades of the depth.
   """
   film = scene.pictures()
-  written = {
+  paths = {
     "mp4": folder / "turntable.mp4",
     "gif": folder / "turntable.gif",
     "grid": folder / "grid.png",
     "npz": folder / "frames.npz",
   }
-  files.write_whole(written["mp4"], encoding.mp4(film, fps))
-  files.write_whole(written["gif"], encoding.gif(film, fps))
+  files.write_whole(paths["mp4"], encoding.mp4(film, fps))
+  files.write_whole(paths["gif"], encoding.gif(film, fps))
   grid = encoding.png(_grid(scene, half_extent))
-  files.write_whole(written["grid"], grid)
+  files.write_whole(paths["grid"], grid)
   images, depth, opacity, poses, intrinsics = scene.surfaces()
   arrays = {
     "poses": poses,
@@ -156,12 +156,12 @@ def write_scene(
     "opacity": opacity,
     "depth": depth,
   }
-  files.write_arrays(written["npz"], arrays, compressed=True)
+  files.write_arrays(paths["npz"], arrays, compressed=True)
   for i, frame in enumerate(scene.frames):
     if frame.estimates is not None:
       path = _write_trajectory(folder, i, frame)
-      written.setdefault("trajectory", path)
-  return written
+      paths.setdefault("trajectory", path)
+  return paths
 
 
 def _grid(scene: Scene, half_extent: float) -> np.ndarray:

@@ -146,10 +146,10 @@ class Rollout:
     for frame in range(frames):
       view = views + frame
       if frame < len(finished):
-        drawn = finished[frame]
+        new_views = finished[frame]
       else:
         # Per scene: which views condition this frame, [B,rows,k].
-        picked = np.stack(
+        choice = np.stack(
           [
             policy.choose(
               all_poses[b, :view],
@@ -160,22 +160,22 @@ class Rollout:
             for b, scene in enumerate(inputs["scene"])
           ]
         )
-        at, bank = self._find_slots(variables, bank, slots, picked, pictures)
-        known = np.maximum(picked, 0)
+        at, bank = self._find_slots(variables, bank, slots, choice, pictures)
+        known = np.maximum(choice, 0)
         arrays = (
           at,
-          picked >= 0,
+          choice >= 0,
           np.stack([all_poses[b][known[b]] for b in range(count)]),
           inputs["intrinsics"],
           poses[:, frame],
           keys[:, frame],
         )
-        drawn = self.draw(variables, bank, *self._place(arrays))
+        new_views = self.draw(variables, bank, *self._place(arrays))
         if frame not in self._options.trajectories:
-          drawn = drawn._replace(estimates=None)
-        drawn = jax.tree.map(np.asarray, drawn)
-        yield drawn
-      pictures.append(drawn.picture[:, 0])
+          new_views = new_views._replace(estimates=None)
+        new_views = jax.tree.map(np.asarray, new_views)
+        yield new_views
+      pictures.append(new_views.picture[:, 0])
       if frame < conditioning:
         slot = slots.of_view(view)
         bank = self._encode(variables, bank, pictures[view], slot)
@@ -213,12 +213,12 @@ class Rollout:
       variables, bank, self._place(pictures), np.int32(slot)
     )
 
-  def _find_slots(self, variables, bank, slots: _Slots, picked, pictures):
+  def _find_slots(self, variables, bank, slots: _Slots, choice, pictures):
     """Slots of the picked views [B,rows,k]; encodes those that have none."""
     newest = len(pictures) - 1
-    at = np.zeros_like(picked)
-    missing: list[dict[int, int]] = []  # per scene: view -> spare slot
-    for b, views in enumerate(picked):
+    at = np.zeros_like(choice)
+    absent: list[dict[int, int]] = []  # per scene: view -> spare slot
+    for b, views in enumerate(choice):
       spare: dict[int, int] = {}
       for place, view in np.ndenumerate(views):
         if view < 0:
@@ -227,13 +227,13 @@ class Rollout:
         if slots.is_lost(view, newest):
           slot = spare.setdefault(int(view), slots.regular + len(spare))
         at[(b, *place)] = slot
-      missing.append(spare)
+      absent.append(spare)
     # One spare slot of all scenes at a time; scenes with fewer encode view 0.
-    for i in range(max(map(len, missing))):
-      views = [list(s)[i] if i < len(s) else 0 for s in missing]
+    for i in range(max(map(len, absent))):
+      views = [list(s)[i] if i < len(s) else 0 for s in absent]
       batch = np.stack([pictures[view][b] for b, view in enumerate(views)])
       bank = self._encode(variables, bank, batch, slots.regular + i)
-    self.report.encoded_again += sum(map(len, missing))
+    self.report.encoded_again += sum(map(len, absent))
     return at, bank
 
   def _encode_into_slot(self, variables, bank, pictures, slot):
@@ -265,10 +265,10 @@ class Rollout:
       return views
     # [rows,B,H,W,F]: one feature image for all steps, or one for each.
     features = features[:, :, 0]
-    drawn, estimates = self._options.sampler(
+    samples, estimates = self._options.sampler(
       variables, features[0] if len(features) == 1 else features, keys
     )
-    views = views._replace(sample=drawn[:, None])
+    views = views._replace(sample=samples[:, None])
     if self._options.trajectories:
       views = views._replace(estimates=jnp.moveaxis(estimates, 0, 1)[:, None])
     return views

@@ -79,12 +79,12 @@ def sample(
     return _draw_unconditional(config, model, variables, root, count)
   scenes = _load(config, model, workdir, images)
   frames = _run(config, model, variables, scenes)
-  written = _write(config, model, variables, scenes, frames, export)
+  paths = _write(config, model, variables, scenes, frames, export)
   if config.sample.unconditional and "denoiser" in variables:
-    written |= _draw_unconditional(
+    paths |= _draw_unconditional(
       config, model, variables, root, config.sample.unconditional
     )
-  return written
+  return paths
 
 
 def _load(
@@ -165,7 +165,7 @@ def _write(
   """Films, grids and exports; those of the first scene are returned."""
   options, extent = config.sample, model.frustum.half_extent
   encode = jax.jit(functools.partial(view_synthesis.encode_views, model))
-  written = []
+  paths = []
   for b, folder in enumerate(scenes.folders):
     scene = rollout_files.Scene(
       frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
@@ -178,8 +178,8 @@ def _write(
       inputs = jax.tree.map(lambda x, b=b: x[b : b + 1], scenes.inputs)
       field = exports.build_field(model, variables, encode(variables, inputs))
       of_scene |= _export(options, folder, scene, field, extent)
-    written.append(of_scene)
-  return written[0]
+    paths.append(of_scene)
+  return paths[0]
 
 
 def _draw_unconditional(
@@ -240,20 +240,20 @@ def _export(
 ) -> dict[str, epath.Path]:
   """Points from all frames, and a mesh of the field of the input views."""
   points = exports.points_of_frames(*scene.surfaces())
-  written = {"points": folder / "points.ply"}
-  exports.save_ply(written["points"], points)
+  paths = {"points": folder / "points.ply"}
+  exports.save_ply(paths["points"], points)
   if not len(points.vertices):
     logging.warning("no mesh: no pixel of any frame is half opaque")
-    return written
+    return paths
   level = options.mesh_level or float(np.median(field(points.vertices)[0]))
   try:
     mesh = exports.mesh_of_field(field, extent, options.mesh_resolution, level)
   except ValueError as error:
     logging.warning("no mesh: %s", error)
-    return written
-  written["mesh"] = folder / "mesh.ply"
-  exports.save_ply(written["mesh"], mesh)
-  return written
+    return paths
+  paths["mesh"] = folder / "mesh.ply"
+  exports.save_ply(paths["mesh"], mesh)
+  return paths
 
 
 def load_inputs(

@@ -66,9 +66,9 @@ def build_synthesize(
   def synthesize(variables, batch, poses, keys) -> Views:
     features, views = render_views(model, variables, batch, poses)
     flat = features.reshape(-1, *features.shape[2:])
-    drawn, _ = draw(variables, flat, keys.reshape(-1))
-    drawn = drawn.reshape(*poses.shape[:2], *drawn.shape[1:])
-    return views._replace(sample=drawn)
+    samples, _ = draw(variables, flat, keys.reshape(-1))
+    samples = samples.reshape(*poses.shape[:2], *samples.shape[1:])
+    return views._replace(sample=samples)
 
   return jax.jit(synthesize)
 
@@ -131,11 +131,11 @@ def build_sampler(
       return free + weight * (estimate - free)
 
     # Number 0 is the noise at the start, step i churns with number i + 1.
-    drawn, estimates = sampler(
+    images, estimates = sampler(
       denoise, noise(0), sigmas, lambda step: noise(step + 1), churn
     )
     return (
-      pipeline.to_unit(drawn, model.image_range),
+      pipeline.to_unit(images, model.image_range),
       pipeline.to_unit(estimates, model.image_range),
     )
 

@@ -206,10 +206,10 @@ def _take_steps(
     with run.progress.span("data_wait"):
       batch = next(batches)
     with run.progress.span("placing"):
-      placed = sharding.to_devices(batch, run.mesh, options.batch_size)
+      device_batch = sharding.to_devices(batch, run.mesh, options.batch_size)
     # 4-9. Returns at once; the devices work while the next batch is placed.
     run.profile.before(step)
-    state, metrics = run.step_fn(state, placed)
+    state, metrics = run.step_fn(state, device_batch)
     run.profile.after(step, metrics)
     # The batch stays at hand until its gradient is known to be finite.
     in_flight.append(_InFlight(step, batch, metrics))
@@ -268,14 +268,14 @@ def _measure_and_draw(
     )
     scores = run.validate(variables) if measures else None
     if draws and jax.process_index() == 0:
-      drawn = jax.block_until_ready(run.image_grids.draw(variables))
-      run.host_work.run(_write_grid, run, step, drawn)
+      pictures = jax.block_until_ready(run.image_grids.draw(variables))
+      run.host_work.run(_write_grid, run, step, pictures)
   return scores
 
 
-def _write_grid(run: _Run, step: int, drawn) -> None:
+def _write_grid(run: _Run, step: int, pictures) -> None:
   # Runs in a thread of its own: copying from the devices, PNG, TensorBoard.
-  grid = run.image_grids.lay_out(drawn)
+  grid = run.image_grids.lay_out(pictures)
   if grid is not None:
     path = epath.Path(run.workdir) / "image_grids" / f"{step:08d}.png"
     files.write_whole(path, encoding.png(grid))

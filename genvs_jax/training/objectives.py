@@ -274,11 +274,11 @@ def denoising_loss(
 
   # Classifier-free guidance needs a denoiser that also knows no features.
   coin_keys, null_keys = randomness.split(dropout_keys, 2)
-  dropped = randomness.each(
+  is_null = randomness.each(
     jax.random.bernoulli, coin_keys, options.conditioning_dropout, (1, 1, 1)
   )
   null = pipeline.null_features(model, null_keys, features.shape)
-  features = jnp.where(dropped, null, features)
+  features = jnp.where(is_null, null, features)
 
   # x = x0 + sigma n, one noise level per image.
   sigma = options.sigma_law.sample(sigma_keys, keys.step)

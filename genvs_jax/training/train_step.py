@@ -54,8 +54,8 @@ class TrainState:
 
   def variables(self, params: str) -> pipeline.Variables:
     """For inference: with the averaged parameters, "ema", or the "raw" ones."""
-    chosen = self.ema if params == "ema" else self.params
-    return pipeline.join_variables(chosen, self.buffers)
+    values = self.ema if params == "ema" else self.params
+    return pipeline.join_variables(values, self.buffers)
 
 
 def build_train_step(

@@ -255,22 +255,22 @@ class ImageGrids:
     return None if self._scenes is None else self._draw(variables)
 
   def lay_out(
-    self, drawn: view_synthesis.Views | jax.Array | None
+    self, pictures: view_synthesis.Views | jax.Array | None
   ) -> np.ndarray | None:
     """The grid u8 [..,..,3] of what was drawn."""
-    if self._scenes is None or drawn is None:
+    if self._scenes is None or pictures is None:
       return None
     # A denoiser alone gives pictures of any objects, [n,H,W,3].
-    drawn = jax.device_get(drawn)
-    if not isinstance(drawn, view_synthesis.Views):
-      return grids.wrapped_grid("unconditional", np.asarray(drawn))
+    pictures = jax.device_get(pictures)
+    if not isinstance(pictures, view_synthesis.Views):
+      return grids.wrapped_grid("unconditional", np.asarray(pictures))
     # A row per scene: inputs, target, render, depth and sample.
     scenes = self._scenes
     images = np.concatenate(
       [scenes.inputs["images"], scenes.target[:, None]], 1
     )
     return view_grids.scene_grid(
-      scenes.numbers.tolist(), images, drawn, self._near, self._far
+      scenes.numbers.tolist(), images, pictures, self._near, self._far
     )
 
 

@@ -53,17 +53,17 @@ def build_metrics(
   }
   available = [metric for metric in NEEDS if metric not in left_out]
   # Converted weights are arguments of the jitted functions, not constants.
-  loaded = {
+  arrays = {
     name: jax.device_put(weights.load(folder, name), placement)
     for name in sorted({name for metric in available for name in NEEDS[metric]})
   }
   functions: dict[str, Callable] = {
-    metric: functools.partial(jax.jit(distance), loaded)
+    metric: functools.partial(jax.jit(distance), arrays)
     for metric, distance in _DISTANCES.items()
     if metric in available
   }
   if "fid" in available:
     functions["fid"] = functools.partial(
-      jax.jit(networks.inception), loaded["inception"]
+      jax.jit(networks.inception), arrays["inception"]
     )
   return functions, left_out

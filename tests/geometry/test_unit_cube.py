@@ -1,4 +1,4 @@
-"""Frustum coordinates and ray bounds in closed form."""
+"""The two frusta: coordinates and ray bounds in closed form."""
 
 import jax.numpy as jnp
 import numpy as np
