@@ -158,6 +158,7 @@ def test_names_of_older_versions_are_understood(old_workdir):
   assert values.sampler.to_dict() == {"params": "raw"}
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_version_goes_on(old_workdir, debug_workdir):
   reader, step = checkpoints.open_existing(old_workdir, None)
   config = reader.read_config(step, to_resume=True)

@@ -157,6 +157,7 @@ def test_all_modes_from_an_empty_folder(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_home_folder_is_understood_and_ctrl_c_is_one_line(
   trained_workdir, debug_workdir, tmp_path
 ):

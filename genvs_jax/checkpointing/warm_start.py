@@ -33,13 +33,13 @@ class Report(NamedTuple):
   """What became of the leaves of a part, by name.
 
   Attributes:
-    loaded: taken over as they are.
+    same: taken over as they are.
     widened: filled up with zeros.
     fresh: ones of this run that the checkpoint has not.
     unused: ones of the checkpoint that the model has not.
   """
 
-  loaded: list[str]
+  same: list[str]
   widened: list[str]
   fresh: list[str]
   unused: list[str]
@@ -130,7 +130,7 @@ def merge(fresh: dict, stored: dict) -> tuple[dict, Report]:
       report.fresh.append(name)
       merged.append(leaf)
     elif source.shape == leaf.shape:
-      report.loaded.append(name)
+      report.same.append(name)
       merged.append(_like(source, leaf))
     elif lacks_features(name, source.shape, leaf.shape):
       report.widened.append(name)
@@ -192,7 +192,7 @@ def log_report(report: Report, part: str, path: str, step: int) -> None:
     part,
     step,
     path,
-    len(report.loaded),
+    len(report.same),
     len(report.widened),
     len(report.fresh),
   )

@@ -442,6 +442,7 @@ def test_metrics_stay_whole_on_a_full_disk(tmp_path):
   assert last_step(tmp_path) == 4000
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(debug_workdir, tmp_path):
   run = start(tmp_path, debug_workdir, "--config.train.steps=100000")
   wait_for(lambda: last_step(tmp_path) >= 2, run)

@@ -210,7 +210,9 @@ def test_augmentation_needs_a_denoiser_with_labels(debug_config):
   assert objectives.build_options(debug_config).augmentation == 0.5
 
 
-@pytest.mark.parametrize("kind", ["near_far", "unit_cube"])
+@pytest.mark.parametrize(
+  "kind", ["near_far", pytest.param("unit_cube", marks=pytest.mark.slow)]
+)
 def test_gradients_stay_finite_where_cameras_are_odd(debug_config, kind):
   """In bfloat16: cameras that look away, and at 50 times the distance."""
   debug_config.model.dtype = "bfloat16"
