@@ -127,103 +127,135 @@ def line(row: str, result: dict[str, dict]) -> str:
 # ----------------------------------------------------------------- reference
 
 
-def build_reference(row: str):
-  """A function that runs the row once in PyTorch."""
-  import torch  # noqa: PLC0415
-  from torch.nn import functional  # noqa: PLC0415
+class Reference:
+  """The reference's networks in PyTorch, with random weights and pictures."""
 
-  from benchmarks import torch_layers  # noqa: PLC0415
+  def __init__(self):
+    import torch  # noqa: PLC0415
 
-  torch.set_num_threads(os.cpu_count())
-  torch.manual_seed(0)
-  encoder = torch_layers.Encoder()
-  renderer = torch_layers.Renderer()
-  denoiser = torch_layers.Denoiser()
-  views = poses()
-  cameras = [torch.as_tensor(opengl(pose)) for pose in views]
-  slope = 525 / 256
-  focal = slope * RENDER_SIZE / 2
-  intrinsics = (focal, focal, RENDER_SIZE / 2, RENDER_SIZE / 2)
-  images = torch.rand(4, 3, SIZE, SIZE)
-  features = torch.rand(1, 16, SIZE, SIZE)
-  labels = torch.zeros(1, 9)
+    from benchmarks import torch_layers  # noqa: PLC0415
 
-  def lift(count):
-    volumes = encoder(images[:count].flip(2))
+    torch.set_num_threads(os.cpu_count())
+    torch.manual_seed(0)
+    self.encoder = torch_layers.Encoder()
+    self.renderer = torch_layers.Renderer()
+    self.denoiser = torch_layers.Denoiser()
+    self.modules = (self.encoder, self.renderer, self.denoiser)
+    self.cameras = [torch.as_tensor(opengl(pose)) for pose in poses()]
+    self.images = torch.rand(4, 3, SIZE, SIZE)
+    self.labels = torch.zeros(1, 9)
+
+  def lift(self, count: int):
+    """Volumes of the first images."""
+    volumes = self.encoder(self.images[:count].flip(2))
     return volumes.reshape(count, 16, 64, SIZE, SIZE)
 
-  def render(volumes, targets, train):
+  def render(self, volumes, targets, train: bool):
+    """Features, depth and opacity of the rays of each target."""
+    import torch  # noqa: PLC0415
+
+    slope = 525 / 256
+    focal = slope * RENDER_SIZE / 2
+    intrinsics = (focal, focal, RENDER_SIZE / 2, RENDER_SIZE / 2)
     shape = (RENDER_SIZE**2, 64)
     rendered = []
     for target in targets:
-      origins, directions = renderer.rays(target, intrinsics, RENDER_SIZE)
+      origins, directions = self.renderer.rays(target, intrinsics, RENDER_SIZE)
       uniforms = (torch.rand(shape), torch.rand(shape)) if train else None
       rendered.append(
-        renderer(
-          origins, directions, volumes, cameras[: len(volumes)], slope, uniforms
+        self.renderer(
+          origins,
+          directions,
+          volumes,
+          self.cameras[: len(volumes)],
+          slope,
+          uniforms,
         )
       )
     return [torch.stack(x) for x in zip(*rendered, strict=True)]
 
-  def denoise(clean, cond):
+  def denoising_loss(self, clean, features):
+    """EDM's loss at a random level of noise."""
+    import torch  # noqa: PLC0415
+
+    from benchmarks import torch_layers  # noqa: PLC0415
+
     sigma = torch.exp(0.5 + 1.4 * torch.randn(1))
     skip, out, inp = torch_layers.scalings(sigma)
     noisy = clean + sigma * torch.randn_like(clean)
-    output, log_variance = denoiser(noisy * inp, sigma, cond, labels)
+    output, log_variance = self.denoiser(
+      noisy * inp, sigma, features, self.labels
+    )
     error = (output - (clean - skip * noisy) / out) ** 2
     return (error / log_variance.exp() + log_variance).mean() / 2
 
-  def backward(loss, *modules):
-    loss.backward()
-    for module in modules:
-      module.zero_grad()
 
-  def image_of(rendered):
-    image = rendered.reshape(-1, RENDER_SIZE, RENDER_SIZE, 16)
-    return functional.interpolate(image.permute(0, 3, 1, 2), scale_factor=2)
+def build_reference(row: str):
+  """A function that runs the row once in PyTorch."""
+  gradient = row.endswith("gradient") or row == "step"
+  return (_reference_gradient if gradient else _reference_forward)(row)
 
-  if not row.endswith("gradient") and row != "step":
-    for module in (encoder, renderer, denoiser):
-      module.eval()
-    with torch.no_grad():
-      volumes = torch.randn(1, 16, 64, SIZE, SIZE)
 
-    def run():
-      with torch.no_grad():
-        if row == "encoder":
-          lift(1)
-        elif row == "render":
-          render(volumes, cameras[2:3], train=False)
-        else:
-          denoiser(images[:1], torch.ones(1), features, labels)
+def _reference_forward(row: str):
+  import torch  # noqa: PLC0415
 
-    return run
+  reference = Reference()
+  for module in reference.modules:
+    module.eval()
+  volumes = torch.randn(1, 16, 64, SIZE, SIZE)
+  features = torch.rand(1, 16, SIZE, SIZE)
+
+  @torch.no_grad()
+  def run():
+    if row == "encoder":
+      reference.lift(1)
+    elif row == "render":
+      reference.render(volumes, reference.cameras[2:3], train=False)
+    else:
+      reference.denoiser(
+        reference.images[:1], torch.ones(1), features, reference.labels
+      )
+
+  return run
+
+
+def _reference_gradient(row: str):
+  import torch  # noqa: PLC0415
+  from torch.nn import functional  # noqa: PLC0415
+
+  reference = Reference()
+  images, cameras = reference.images, reference.cameras
   volumes = torch.randn(2, 16, 64, SIZE, SIZE, requires_grad=True)
-  modules = (encoder, renderer, denoiser)
-  parameters = [p for module in modules for p in module.parameters()]
+  features = torch.rand(1, 16, SIZE, SIZE)
+  parameters = [p for m in reference.modules for p in m.parameters()]
   optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+  def loss_of_step():
+    rendered, _, opacity = reference.render(
+      reference.lift(4)[:2], [cameras[0], cameras[3]], train=True
+    )
+    image = rendered.reshape(-1, RENDER_SIZE, RENDER_SIZE, 16)
+    image = functional.interpolate(image.permute(0, 3, 1, 2), scale_factor=2)
+    first, other = ((image[:, :3] - images[[0, 3]]) ** 2).mean((1, 2, 3))
+    loss = 0.01 * first + other + 0.001 * opacity.mean()
+    return loss + reference.denoising_loss(images[3:], image[1:])
 
   def run():
     if row == "encoder_gradient":
-      backward((lift(4) ** 2).mean(), encoder)
+      (reference.lift(4) ** 2).mean().backward()
     elif row == "render_gradient":
-      image, depth, opacity = render(volumes, cameras[2:4], train=True)
-      backward((image**2).mean() + depth.mean() + opacity.mean(), renderer)
+      image, depth, opacity = reference.render(
+        volumes, cameras[2:4], train=True
+      )
+      ((image**2).mean() + depth.mean() + opacity.mean()).backward()
       volumes.grad = None
     elif row == "denoiser_gradient":
-      backward(denoise(images[:1], features), denoiser)
+      reference.denoising_loss(images[:1], features).backward()
     else:
-      rendered, _, opacity = render(
-        lift(4)[:2], [cameras[0], cameras[3]], train=True
-      )
-      image = image_of(rendered)
-      first, other = ((image[:, :3] - images[[0, 3]]) ** 2).mean((1, 2, 3))
-      loss = 0.01 * first + other + 0.001 * opacity.mean()
-      loss = loss + denoise(images[3:], image[1:])
-      loss.backward()
+      loss_of_step().backward()
       torch.nn.utils.clip_grad_norm_(parameters, 1.0)
       optimizer.step()
-      optimizer.zero_grad()
+    optimizer.zero_grad()
 
   return run
 

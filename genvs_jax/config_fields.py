@@ -170,6 +170,14 @@ _ACTS_IF = {
   for name in names.split()
 }
 
+# Fields that have no effect while another one, a number, switches off what they
+# belong to: by field, that number's name and the value that does.
+_IDLE_AT = {
+  "sampler.guidance_interval": ("sampler.guidance", 1.0),
+  "objective.augmentation_probability": ("objective.augmentation", 0.0),
+  "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
+}
+
 # Names of fields in configs that older versions wrote, and what they are now.
 RENAMED = {
   "diffusion.moves": "diffusion.schedule",
@@ -231,8 +239,8 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
     if parent is not None and field in parent:
       value = parent[field]
       del parent[field]
-      known = _RENAMED_VALUES.get(new, {})
-      parent[new.rpartition(".")[2]] = known.get(value, value)
+      new_values = _RENAMED_VALUES.get(new, {})
+      parent[new.rpartition(".")[2]] = new_values.get(value, value)
   for name, value in ADDED.items():
     section, _, field = name.rpartition(".")
     if section in config and field not in config[section]:
@@ -245,14 +253,14 @@ def of_roles(config: Any, *roles: str) -> dict[str, Any]:
   return {k: v for k, v in flatten(config).items() if ROLES[k] in roles}
 
 
-def changed(config: Any, stored: Any) -> tuple[list[str], list[str]]:
+def changed(config: Any, checkpoint_config: Any) -> tuple[list[str], list[str]]:
   """How a config differs from that of a checkpoint whose run is to go on.
 
   Returns:
     differences that forbid it, and the others, each as "name = value of the
     checkpoint, here value". Fields that one of the two lacks are left out.
   """
-  ours, theirs = flatten(config), flatten(stored)
+  ours, theirs = flatten(config), flatten(checkpoint_config)
   forbidden: list[str] = []
   allowed: list[str] = []
   for name in sorted(ours.keys() & theirs.keys()):
@@ -268,16 +276,16 @@ def changed(config: Any, stored: Any) -> tuple[list[str], list[str]]:
 
 
 def disagreements(
-  config: Any, stored: Any, part: str
+  config: Any, checkpoint_config: Any, part: str
 ) -> dict[str, tuple[Any, Any]]:
   """{field: (value here, value there)} that keep a part from being taken over.
 
   Args:
     config: of the run that starts.
-    stored: of the checkpoint that the part comes from.
+    checkpoint_config: of the checkpoint that the part comes from.
     part: encoder, field or denoiser.
   """
-  ours, theirs = flatten(config), flatten(stored)
+  ours, theirs = flatten(config), flatten(checkpoint_config)
   return {
     name: (ours[name], theirs[name])
     for name, parts in _AGREED.items()
@@ -312,6 +320,14 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
         f" {flatten(config)[selector]!r}: leave it out, or set {selector} to"
         f" {names}"
       )
+    if field not in _IDLE_AT:
+      continue
+    number, idle = _IDLE_AT[field]
+    if flatten(config)[number] == idle:
+      raise ValueError(
+        f"{field} has no effect with {number} = {idle:g}: leave it out, or set"
+        f" {number} to another number"
+      )
 
 
 def check_training_overrides(overrides: Iterable[str]) -> None:
@@ -330,7 +346,7 @@ def check_training_overrides(overrides: Iterable[str]) -> None:
 
 def with_checkpoint(
   config: ml_collections.ConfigDict,
-  stored: ml_collections.ConfigDict,
+  checkpoint_config: ml_collections.ConfigDict,
   overrides: Iterable[str],
 ) -> ml_collections.ConfigDict:
   """The config with which a checkpoint is used.
@@ -340,17 +356,17 @@ def with_checkpoint(
 
   Args:
     config: of the command.
-    stored: of the checkpoint.
+    checkpoint_config: of the checkpoint.
     overrides: names of the fields of `config` that were set by hand.
 
   Raises:
     ValueError: for an override that contradicts what the weights mean.
   """
-  used = config.copy_and_resolve_references()
+  result = config.copy_and_resolve_references()
   for section in CHECKPOINT_SECTIONS:
-    used[section] = stored[section]
-  used = used.copy_and_resolve_references()
-  ours, theirs = flatten(config), flatten(stored)
+    result[section] = checkpoint_config[section]
+  result = result.copy_and_resolve_references()
+  ours, theirs = flatten(config), flatten(checkpoint_config)
   for field in overrides:
     if field.split(".")[0] not in CHECKPOINT_SECTIONS:
       continue
@@ -360,8 +376,8 @@ def with_checkpoint(
         f" with {theirs[field]!r}: leave it out"
       )
     *path, name = field.split(".")
-    target, source = used, config
+    target, source = result, config
     for step in path:
       target, source = target[step], source[step]
     target[name] = source[name]
-  return used
+  return result

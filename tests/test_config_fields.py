@@ -80,6 +80,12 @@ def test_idle_overrides_are_refused():
   ):
     config_fields.check_overrides(config, ["rollout.random_views"])
   config_fields.check_overrides(config, ["rollout.nearest_views"])
+  with pytest.raises(
+    ValueError, match=r"guidance_interval has no effect with .*guidance = 1:"
+  ):
+    config_fields.check_overrides(config, ["sampler.guidance_interval"])
+  config.sampler.guidance = 2.0
+  config_fields.check_overrides(config, ["sampler.guidance_interval"])
 
 
 def test_a_run_resumes_only_with_the_same_meaning_and_state():

@@ -120,11 +120,11 @@ def survey(
     if scene is None or lines:
       problems[folder] = lines
     else:
-      summaries[folder] = summarise(scene)
+      summaries[folder] = summary_of(scene)
   return summaries, problems
 
 
-def summarise(scene: Scene) -> Summary:
+def summary_of(scene: Scene) -> Summary:
   """The summary of a scene."""
   height, width = scene.image_size
   centre = scene.intrinsics[2:] - np.array([width, height]) / 2

@@ -226,7 +226,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict]]:
     for folder in folders:
       scene = scenes.read_scene(folder)
-      near, far = self._bounds(scenes.summarise(scene).distance)
+      near, far = self._bounds(scenes.summary_of(scene).distance)
       yield (
         scene.scene_id,
         {

@@ -29,7 +29,7 @@ from genvs_jax.models import pipeline
 Leaves = dict[str, jax.Array]
 
 
-class Report(NamedTuple):
+class MergeReport(NamedTuple):
   """What became of the leaves of a part, by name.
 
   Attributes:
@@ -101,10 +101,10 @@ def warm_start(
 
 
 def check_meaning(
-  config: ml_collections.ConfigDict, stored, part: str, path: str
+  config: ml_collections.ConfigDict, checkpoint_config, part: str, path: str
 ) -> None:
   """Refuses weights that were trained on other images or another frustum."""
-  differing = config_fields.disagreements(config, stored, part)
+  differing = config_fields.disagreements(config, checkpoint_config, part)
   for field, (ours, theirs) in differing.items():
     raise ValueError(
       f"init_from.{part} = {path} was trained with {field} = {theirs},"
@@ -113,15 +113,17 @@ def check_meaning(
     )
 
 
-def merge(fresh: dict, stored: dict) -> tuple[dict, Report]:
-  """Leaves of `stored` where they fit, of `fresh` elsewhere.
+def merge(fresh: dict, checkpoint: dict) -> tuple[dict, MergeReport]:
+  """Leaves of `checkpoint` where they fit, of `fresh` elsewhere.
 
   Raises:
     ValueError: if a leaf of both has shapes that no rule explains.
   """
   ours, structure = jax.tree.flatten_with_path(fresh)
-  theirs = {_name(at): leaf for at, leaf in jax.tree.leaves_with_path(stored)}
-  report = Report([], [], [], [])
+  theirs = {
+    _name(at): leaf for at, leaf in jax.tree.leaves_with_path(checkpoint)
+  }
+  report = MergeReport([], [], [], [])
   merged = []
   for at, leaf in ours:
     name = _name(at)
@@ -168,7 +170,7 @@ def widen(kernel, channels: int):
 
 
 def check_explained(
-  report: Report, part: str, path: str, model: pipeline.Model, size: int
+  report: MergeReport, part: str, path: str, model: pipeline.Model, size: int
 ) -> None:
   """Refuses fresh leaves that are not new outer levels, and unused ones."""
   missing = report.fresh
@@ -186,7 +188,7 @@ def check_explained(
     )
 
 
-def log_report(report: Report, part: str, path: str, step: int) -> None:
+def log_report(report: MergeReport, part: str, path: str, step: int) -> None:
   logging.info(
     "%s starts from step %d of %s: %d leaves loaded, %d widened, %d fresh",
     part,

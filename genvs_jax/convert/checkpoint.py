@@ -176,22 +176,22 @@ def _moments(file: File, filled: tensors_to_variables.Filled) -> _Moments:
       " convert without --keep_optimizer"
     )
   # Frozen norms and frequencies are buffers there too, and take no number.
-  trained = {
-    key: filled.used[key]
+  trainable = {
+    key: filled.destinations[key]
     for prefix in file.identity.prefixes.values()
     for key in file.tensors
     if key.startswith(prefix)
-    and key in filled.used
-    and filled.used[key].path[0] == "params"
+    and key in filled.destinations
+    and filled.destinations[key].path[0] == "params"
   }
-  if len(state) != len(trained):
+  if len(state) != len(trainable):
     raise ConvertError(
       f"{file.path} has optimizer state for {len(state)} parameters, expected"
-      f" {len(trained)}"
+      f" {len(trainable)}"
     )
   first: dict[str, Any] = {}
   second: dict[str, Any] = {}
-  for number, (key, use) in zip(sorted(state), trained.items(), strict=True):
+  for number, (key, use) in zip(sorted(state), trainable.items(), strict=True):
     for tree, name, unit in (
       (first, "exp_avg", SUMMED_MICRO_BATCHES),
       (second, "exp_avg_sq", SUMMED_MICRO_BATCHES**2),
@@ -270,10 +270,10 @@ def _merge(base: dict, over: dict) -> dict:
 def _report(file: File, filled: tensors_to_variables.Filled) -> list[str]:
   lines = [
     f"{file.path}: {file.identity.kind}, {len(file.tensors)} tensors,"
-    f" {len(filled.used)} used"
+    f" {len(filled.destinations)} used"
   ]
   for part in file.identity.prefixes:
-    uses = [use for use in filled.used.values() if use.part == part]
+    uses = [use for use in filled.destinations.values() if use.part == part]
     count = sum(use.size for use in uses if use.path[0] == "params")
     lines.append(f"  {part}: {count:,} parameters")
   lines += [f"  not read: {n} ({why})" for why, n in filled.explained.items()]

@@ -48,14 +48,14 @@ class Filled(NamedTuple):
   Attributes:
     variables: as in `pipeline`, NumPy leaves; what the file does not hold is
       missing.
-    used: where each tensor went, by key.
+    destinations: where each tensor went, by key.
     explained: {reason: number of tensors left unread}.
     widened: keys whose input was widened by zeros for the features.
     fresh: parts that lack some or all of their leaves.
   """
 
   variables: dict[str, Any]
-  used: dict[str, Use]
+  destinations: dict[str, Use]
   explained: dict[str, int]
   widened: list[str]
   fresh: list[str]
@@ -88,7 +88,7 @@ def fill(
       f" ({error})"
     ) from error
   variables: dict[str, Any] = {}
-  used: dict[str, Use] = {}
+  destinations: dict[str, Use] = {}
   problems: list[str] = []
   widened: list[str] = []
   filled: collections.Counter[str] = collections.Counter()
@@ -125,12 +125,14 @@ def fill(
         continue
       value = source.layout.to_flax(tensor)
       put(variables, (part, *leaf), value)
-      used[key] = Use(part, leaf, source.layout, value.size)
+      destinations[key] = Use(part, leaf, source.layout, value.size)
       filled[part] += 1
   explanations: tuple[tuple[str, str], ...] = _EXPLAINED
   if identity.kind == "resnet34":
     explanations += (_CLASSIFIER,)
-  explained, unknown = _explain(tensors, set(used), explanations, problems)
+  explained, unknown = _explain(
+    tensors, set(destinations), explanations, problems
+  )
   problems += [f"{key} belongs to no leaf" for key in unknown]
   if problems:
     listed = "\n  ".join(problems[:20])
@@ -140,7 +142,7 @@ def fill(
       f"\n  {listed}{more}"
     )
   fresh = [part for part in shapes if filled[part] < len(shapes[part])]
-  return Filled(variables, used, explained, widened, fresh)
+  return Filled(variables, destinations, explained, widened, fresh)
 
 
 def leaf_shapes(
@@ -181,7 +183,7 @@ def _sources(
 
 def _explain(
   tensors: Tensors,
-  used: set[str],
+  filled_keys: set[str],
   explanations: tuple[tuple[str, str], ...],
   problems: list[str],
 ) -> tuple[dict[str, int], list[str]]:
@@ -191,7 +193,7 @@ def _explain(
   """
   explained: dict[str, int] = {}
   unknown = []
-  for key in sorted(set(tensors) - used):
+  for key in sorted(set(tensors) - filled_keys):
     reasons = [why for what, why in explanations if re.fullmatch(what, key)]
     if not reasons:
       unknown.append(key)

@@ -122,10 +122,10 @@ def _check_source(
     listing: compare the files of the source, too.
   """
   data = config.data
-  stored = dict((builder.info.metadata or {}).get("made_from", {}))
+  recorded_source = dict((builder.info.metadata or {}).get("made_from", {}))
   if data.dataset == "synthetic_cars":  # its numbers are in its name
     return
-  if not stored:  # by an older version
+  if not recorded_source:  # by an older version
     logging.warning(
       "%s does not say what it was made from: --rebuild makes it anew",
       builder.data_dir,
@@ -139,9 +139,9 @@ def _check_source(
   differing = [
     "its files have changed"
     if name == "listing"
-    else f"{name} {stored.get(name)!r}, now {value!r}"
+    else f"{name} {recorded_source.get(name)!r}, now {value!r}"
     for name, value in ours.items()
-    if stored.get(name) != value
+    if recorded_source.get(name) != value
   ]
   if differing:
     raise ValueError(

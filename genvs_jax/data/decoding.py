@@ -60,8 +60,8 @@ def decode_depths(
   size = (image_size, image_size)
   depths = []
   for i in views:
-    stored = np.array(Image.open(io.BytesIO(record["depths"][i])))
-    full = _pad_to_square(stored.astype(np.float32) / synthetic.DEPTH_UNITS)
+    png = np.array(Image.open(io.BytesIO(record["depths"][i])))
+    full = _pad_to_square(png.astype(np.float32) / synthetic.DEPTH_UNITS)
     covered, total = (
       np.array(Image.fromarray(x).resize(size, Image.Resampling.BOX))
       for x in ((full > 0).astype(np.float32), full)

@@ -163,16 +163,16 @@ def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:
       away[0],
       math.degrees(math.acos(np.clip(cosines[away[0]], -1, 1))),
     )
-  trained = (near + far) / 2
-  off = np.abs(distances / trained - 1) > 0.2
+  training_distance = (near + far) / 2
+  off = np.abs(distances / training_distance - 1) > 0.2
   if off.any():
     logging.warning(
       "cameras stand %.3g to %.3g from the origin, those that the model was"
       " trained on about %.3g: try photos.scale=%.3g",
       distances.min(),
       distances.max(),
-      trained,
-      trained / np.median(distances),
+      training_distance,
+      training_distance / np.median(distances),
     )
 
 

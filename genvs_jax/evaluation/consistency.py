@@ -79,8 +79,8 @@ def reprojection(frames: Frames) -> Score:
   views = (frames.images, frames.depth, frames.opacity, frames.poses)
   here = jax.tree.map(lambda x: x[:-1], views)
   there = jax.tree.map(lambda x: x[1:], views)
-  error, seen, opaque = _compare_neighbours(here, there, frames.intrinsics)
-  return _score(error, seen, opaque)
+  error, overlap, opaque = _compare_neighbours(here, there, frames.intrinsics)
+  return _score(error, overlap, opaque)
 
 
 @jax.jit
@@ -104,12 +104,12 @@ def _compare_neighbours(here, there, intrinsics):
     # both, and as far from the second camera as its own depth says.
     apart = jnp.abs(depth_there[:, 0] - distance)
     opaque = opacity.reshape(-1) > rendering.OPAQUE
-    seen = opaque & inside & (in_front > 0)
-    seen &= (apart < _SAME_SURFACE * distance) & (
+    overlap = opaque & inside & (in_front > 0)
+    overlap &= (apart < _SAME_SURFACE * distance) & (
       opacity_there[:, 0] > rendering.OPAQUE
     )
     error = jnp.mean((image.reshape(-1, 3) - colours) ** 2, -1)
-    return jnp.sum(error * seen), jnp.sum(seen), jnp.sum(opaque)
+    return jnp.sum(error * overlap), jnp.sum(overlap), jnp.sum(opaque)
 
   sums = jax.lax.map(compare, (here, there))
   return jax.tree.map(jnp.sum, sums)
@@ -188,7 +188,7 @@ def field_fit(
       (origins, directions, colours),
       options,
     )
-  error = seen = opaque = 0.0
+  error = overlap = opaque = 0.0
   for i in np.flatnonzero(held_out):
     one = np.arange(count) == i
     origins, directions, colours = _rays(frames, one)
@@ -197,9 +197,9 @@ def field_fit(
     both = shows_object & (np.asarray(render.opacity) > rendering.OPAQUE)
     squared = np.mean((np.asarray(render.features) - colours) ** 2, -1)
     error += float(np.sum(squared * both))
-    seen += float(both.sum())
+    overlap += float(both.sum())
     opaque += float(shows_object.sum())
-  return _score(error, seen, opaque)
+  return _score(error, overlap, opaque)
 
 
 def _rays(frames: Frames, indices: np.ndarray):
@@ -273,9 +273,9 @@ def _render_volume(
   )
 
 
-def _score(error, seen, opaque) -> Score:
-  coverage = float(seen) / max(float(opaque), 1.0)
+def _score(error, overlap, opaque) -> Score:
+  coverage = float(overlap) / max(float(opaque), 1.0)
   if coverage < _MIN_COVERAGE:
     return Score(None, coverage)
-  mean = max(float(error) / float(seen), 1e-10)
+  mean = max(float(error) / float(overlap), 1e-10)
   return Score(float(-10 * np.log10(mean)), coverage)

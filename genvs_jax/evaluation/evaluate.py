@@ -91,7 +91,7 @@ def evaluate(
   suffix = (
     "" if len(work.scenes) == len(work.records) else f"_limit{len(work.scenes)}"
   )
-  return report.summarise(
+  return report.write_results(
     config, work.scorer, work.store, lines, rollouts, suffix
   )
 
@@ -188,7 +188,7 @@ def _score_rollouts(
     config, model, variables, len(groups[0])
   )
   for group in groups:
-    inputs = [protocol.load_inputs(config, work.records[i]) for i in group]
+    inputs = [protocol.decode_inputs(config, work.records[i]) for i in group]
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
     poses = [paths.build_path(config, float(d)) for d in distances]

@@ -36,18 +36,18 @@ class Scorer:
   """Scores pictures on this process's devices.
 
   Args:
-    weights: folder of the perceptual metrics' weights, or "auto".
+    weights_folder: folder of the perceptual metrics' weights, or "auto".
 
   Attributes:
     left_out: {metric: names of missing weights}.
     has_fid: whether `features` can be called.
   """
 
-  def __init__(self, weights: str):
+  def __init__(self, weights_folder: str):
     mesh = sharding.make_local_mesh(_PICTURES_AT_A_TIME)
     self._split = sharding.split_batch(mesh)
     functions, self.left_out = perceptual.build_metrics(
-      weights, sharding.replicated(mesh)
+      weights_folder, sharding.replicated(mesh)
     )
     self._features = functions.pop("fid", None)
     self.has_fid = self._features is not None

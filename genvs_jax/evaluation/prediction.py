@@ -13,6 +13,7 @@ import numpy as np
 
 from genvs_jax.evaluation import protocol
 from genvs_jax.geometry import rendering
+from genvs_jax.images import grids
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
@@ -156,7 +157,7 @@ def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
     def sample(keys):
       assert sampler is not None  # without one there are no keys
       images, _ = sampler(variables, flat, keys.reshape(-1))
-      return _to_uint8(images.reshape(views.rgb.shape))
+      return grids.to_uint8(images.reshape(views.rgb.shape))
 
     # Sample by sample: memory of one.
     samples = (
@@ -165,7 +166,7 @@ def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
       else jnp.zeros((0, *views.rgb.shape), jnp.uint8)
     )
     return Predictions(
-      render=_to_uint8(views.rgb),
+      render=grids.to_uint8(views.rgb),
       samples=jnp.moveaxis(samples, 0, 2),
       depth=rendering.expected_depth(views.weighted_depth, views.opacity),
       opacity=views.opacity,
@@ -178,7 +179,3 @@ def _sample_keys(keys: jax.Array, samples: int) -> jax.Array:
   """Keys [K,B,Q] of each sample of each view, from keys [B,Q]."""
   fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
   return jax.vmap(fold, (None, 0))(keys, jnp.arange(samples))
-
-
-def _to_uint8(images: jax.Array | np.ndarray) -> jax.Array:
-  return (jnp.clip(images, 0, 1) * 255 + 0.5).astype(jnp.uint8)

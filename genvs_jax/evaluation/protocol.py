@@ -78,7 +78,7 @@ def choose_targets(
   return np.array([i for i in indices if i not in inputs])
 
 
-def load_inputs(
+def decode_inputs(
   config: ml_collections.ConfigDict, record: datasets.Record
 ) -> dict[str, np.ndarray]:
   """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
@@ -110,7 +110,7 @@ def load_scene(
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),
-    inputs=load_inputs(config, record),
+    inputs=decode_inputs(config, record),
     views=views,
     images=targets["images"],
     poses=targets["poses"],

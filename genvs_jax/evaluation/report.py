@@ -17,7 +17,7 @@ from genvs_jax.images import grids
 from genvs_jax.runtime import files
 
 
-def summarise(
+def write_results(
   config: ml_collections.ConfigDict,
   scorer: image_scores.Scorer,
   store: score_files.Store,

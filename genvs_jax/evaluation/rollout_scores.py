@@ -14,7 +14,7 @@ from genvs_jax.runtime import sharding
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import view_synthesis
 
-Scores = dict[str, dict[str, float | None]]
+RowScores = dict[str, dict[str, float | None]]
 
 
 class RolloutScores:
@@ -50,7 +50,7 @@ class RolloutScores:
     """A line for `score_files` of each scene, at most `batch` of them.
 
     Args:
-      inputs: of `protocol.load_inputs`.
+      inputs: of `protocol.decode_inputs`.
       scenes: their numbers.
       poses: f32 [B,frames,4,4] their paths.
 
@@ -108,7 +108,7 @@ def _score(
   poses: np.ndarray,
   intrinsics: np.ndarray,
   options: consistency.FitOptions,
-) -> Scores:
+) -> RowScores:
   """Scores of one scene's frames, which have neither B nor Q."""
   opacity = np.stack([f.opacity for f in views])
   weighted = np.stack([f.weighted_depth for f in views])
@@ -116,7 +116,7 @@ def _score(
   rows = {"render": [f.rgb for f in views]}
   if views[0].sample is not None:
     rows["sample"] = [f.picture for f in views]
-  scores: Scores = {}
+  scores: RowScores = {}
   for row, images in rows.items():
     frames = consistency.Frames(
       np.stack(images), depth, opacity, np.asarray(poses), intrinsics

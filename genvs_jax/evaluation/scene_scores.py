@@ -14,6 +14,7 @@ from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import score_files
 from genvs_jax.evaluation import summary
+from genvs_jax.geometry import camera_paths
 from genvs_jax.models import pipeline
 
 _MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
@@ -200,13 +201,10 @@ def build_scene_scores(
 
 def _nearest_inputs(scene: protocol.SceneViews) -> np.ndarray:
   """For each target, the input picture nearest in angle."""
-
-  def directions(poses):
-    positions = poses[:, :3, 3]
-    return positions / np.linalg.norm(positions, axis=-1, keepdims=True)
-
-  cosines = directions(scene.poses) @ directions(scene.inputs["poses"]).T
-  return scene.inputs["images"][np.argmax(cosines, -1)]
+  angles = camera_paths.view_angle(
+    scene.poses[:, None], scene.inputs["poses"][None]
+  )
+  return scene.inputs["images"][np.argmin(angles, -1)]
 
 
 def _mean_image(

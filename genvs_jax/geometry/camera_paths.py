@@ -128,7 +128,12 @@ def look_at(position: jax.Array, target: jax.Array) -> jax.Array:
 def view_angle(
   poses_a: jax.Array | np.ndarray, poses_b: jax.Array | np.ndarray
 ) -> jax.Array:
-  """Angle in radians between two cameras as seen from the world's origin."""
+  """Angles [..] in radians between cameras, as seen from the world's origin.
+
+  Args:
+    poses_a: [..,4,4] camera-to-world.
+    poses_b: [..,4,4] camera-to-world, of a shape that broadcasts.
+  """
   a, b = poses_a[..., :3, 3], poses_b[..., :3, 3]
   # By the tangent: exact for small angles too, where a cosine is not.
   return jnp.arctan2(

@@ -13,21 +13,17 @@ _GAP = 2
 _COLUMNS = 8  # of a grid without labels of its own
 
 
-def to_uint8(image: npt.ArrayLike) -> np.ndarray:
+def to_uint8(values):
+  """[0,1], clipped, to u8 0..255; JAX or NumPy, of any shape."""
+  return (values.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def picture(image: npt.ArrayLike) -> np.ndarray:
   """[0,1] [H,W], [H,W,1] or [H,W,3] -> u8 [H,W,3]."""
   values = np.asarray(image, np.float32)
   if values.ndim == 2:
     values = values[..., None]
-  values = np.broadcast_to(values, (*values.shape[:2], 3))
-  return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def shade_depth(
-  depth: np.ndarray, opacity: np.ndarray, near: float, far: float
-) -> np.ndarray:
-  """Expected depth [H,W] as brightness: near is dark, empty space white."""
-  unit = np.clip((depth - near) / (far - near), 0, 1)
-  return to_uint8(opacity * unit + (1 - opacity))
+  return to_uint8(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def image_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
@@ -53,7 +49,7 @@ def image_grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
 
 def wrapped_grid(label: str, images: np.ndarray) -> np.ndarray:
   """Images [n,H,W,3] in [0,1] in rows of eight under one label."""
-  tiles = [to_uint8(image) for image in np.asarray(images)]
+  tiles = [picture(image) for image in np.asarray(images)]
   starts = range(0, len(tiles), _COLUMNS)
   return image_grid([(label, tiles[i : i + _COLUMNS]) for i in starts])
 

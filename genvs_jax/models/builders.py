@@ -99,8 +99,8 @@ def init_variables(
     if part == "encoder":
       return model.encoder.init(part_key, image, train=False)
     if part == "field":
-      point, seen = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
-      return model.field.init(part_key, point, seen)
+      point, visible = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
+      return model.field.init(part_key, point, visible)
     return model.denoiser.init(
       part_key,
       image,

@@ -117,9 +117,14 @@ def join_variables(params: dict, buffers: dict) -> Variables:
 def from_uint8(
   images: jax.Array, image_range: tuple[float, float]
 ) -> jax.Array:
-  """u8 0..255 to float32 in `image_range`: the only place that does this."""
+  """u8 0..255 to float32 in `image_range`."""
+  return from_unit(images.astype(jnp.float32) / 255, image_range)
+
+
+def from_unit(images: jax.Array, image_range: tuple[float, float]) -> jax.Array:
+  """From [0,1] to `image_range`."""
   low, high = image_range
-  return images.astype(jnp.float32) / 255 * (high - low) + low
+  return images * (high - low) + low
 
 
 def to_unit(images: jax.Array, image_range: tuple[float, float]) -> jax.Array:
@@ -247,9 +252,9 @@ def evaluate_field(
 
   x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)  # [B,V,P,C]
   # A view counts for a point if it is in use and its volume covers the point.
-  seen = inside & inputs.mask[..., None]
+  visible = inside & inputs.mask[..., None]
   with _products(model):
-    density, features = model.field.apply(variables["field"], x, seen)
+    density, features = model.field.apply(variables["field"], x, visible)
   return (
     density.reshape(batch, rays, samples),
     features.reshape(batch, rays, samples, -1),

@@ -51,13 +51,13 @@ class RadianceField(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, seen: jax.Array
+    self, x: jax.Array, visible: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Evaluates points.
 
     Args:
       x: [B,V,P,C] volume features of each point in each input view.
-      seen: bool [B,V,P], whether that view covers the point.
+      visible: bool [B,V,P], whether that view covers the point.
 
     Returns:
       density f32 [B,P] per world unit, 0 where no view sees the point, and
@@ -66,7 +66,7 @@ class RadianceField(nn.Module):
     x = x.astype(self.dtype)
     # The paper pools first: one evaluation per point, [B,1,P,C].
     if self.aggregate == "before":
-      x = _masked_mean(x, seen)[:, None]
+      x = _masked_mean(x, visible)[:, None]
     if self.skip and x.shape[-1] != self.features:
       raise ValueError(
         f"field.skip needs as many volume channels ({x.shape[-1]}) as feature"
@@ -82,10 +82,10 @@ class RadianceField(nn.Module):
       x = x.at[..., 1:].add(volume_features)
     # The reference pools last, before the activations.
     x = x.astype(jnp.float32)
-    x = _masked_mean(x, seen) if self.aggregate == "after" else x[:, 0]
+    x = _masked_mean(x, visible) if self.aggregate == "after" else x[:, 0]
     density = ACTIVATIONS[self.density_activation](x[..., 0])
     # Space that no view sees is empty, whatever the MLP makes of zeros.
-    density = jnp.where(jnp.any(seen, 1), density, 0.0)
+    density = jnp.where(jnp.any(visible, 1), density, 0.0)
     return density, ACTIVATIONS[self.feature_activation](x[..., 1:])
 
   def _dense(self, x: jax.Array, width: int, name: str) -> jax.Array:
@@ -98,9 +98,9 @@ class RadianceField(nn.Module):
     )(x)
 
 
-def _masked_mean(x: jax.Array, seen: jax.Array) -> jax.Array:
+def _masked_mean(x: jax.Array, visible: jax.Array) -> jax.Array:
   """Mean of x [B,V,P,c] over the views that see the point: [B,P,c]."""
-  weight = seen.astype(x.dtype)[..., None]
+  weight = visible.astype(x.dtype)[..., None]
   # View by view XLA makes one loop of it; a sum along the axis takes longer.
   total = sum(x[:, i] * weight[:, i] for i in range(x.shape[1]))
   # A point that no view sees has mean 0 instead of 0 / 0.

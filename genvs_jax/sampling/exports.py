@@ -16,6 +16,7 @@ from etils import epath
 
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.images import grids
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
 
@@ -136,7 +137,7 @@ def mesh_of_field(
   _, colours = field(vertices)
   return Mesh(
     vertices,
-    (colours * 255 + 0.5).astype(np.uint8),
+    grids.to_uint8(colours),
     faces.astype(np.int32),
   )
 

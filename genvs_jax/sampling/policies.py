@@ -13,6 +13,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from genvs_jax.geometry import camera_paths
 from genvs_jax.runtime import messages
 
 ChooseViews = Callable[
@@ -69,11 +70,8 @@ def nearest(views: int) -> ChooseViews:
 
   def choose(poses, inputs, target, rng):
     del inputs, rng
-    directions = poses[:, :3, 3] / np.linalg.norm(
-      poses[:, :3, 3], axis=-1, keepdims=True
-    )
-    towards = target[:3, 3] / np.linalg.norm(target[:3, 3])
-    order = np.argsort(-(directions @ towards), kind="stable")
+    angles = np.asarray(camera_paths.view_angle(poses, target))
+    order = np.argsort(angles, kind="stable")
     return _row(order[:views], views)
 
   return choose

@@ -27,7 +27,7 @@ _TRAJECTORY_SECONDS = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
+class DrawnScene:
   """A finished rollout of one scene.
 
   Attributes:
@@ -44,7 +44,7 @@ class Scene:
 
   def pictures(self) -> list[np.ndarray]:
     """u8 [H,W,3]: samples, or renders if there are none."""
-    return [grids.to_uint8(f.picture) for f in self.frames]
+    return [grids.picture(f.picture) for f in self.frames]
 
   def surfaces(self) -> tuple[np.ndarray, ...]:
     """Images u8 [N,H,W,3], depth as expected distance [N,H,W] in world units,
@@ -114,7 +114,7 @@ def write_frame(
 ) -> None:
   """The arrays, and the picture; `frame` has Q = 1 and no B."""
   name = folder / "frames" / f"{index:04d}"
-  picture = grids.to_uint8(frame.picture[0])
+  picture = grids.picture(frame.picture[0])
   files.write_whole(name.with_suffix(".png"), encoding.png(picture))
   # The arrays come last: they mark the frame as finished.
   arrays = {k: v for k, v in frame._asdict().items() if v is not None}
@@ -127,7 +127,7 @@ def _read_frame(path: epath.Path) -> view_synthesis.Views:
 
 
 def write_scene(
-  folder: epath.Path, scene: Scene, fps: float, half_extent: float
+  folder: epath.Path, scene: DrawnScene, fps: float, half_extent: float
 ) -> dict[str, epath.Path]:
   """Film, GIF, grid and arrays, and films of denoising trajectories.
 
@@ -164,7 +164,7 @@ def write_scene(
   return paths
 
 
-def _grid(scene: Scene, half_extent: float) -> np.ndarray:
+def _grid(scene: DrawnScene, half_extent: float) -> np.ndarray:
   """Inputs, and samples, renders, depth and opacity of some frames."""
   indices = grids.evenly_spaced(len(scene.frames), _COLUMNS)
   frames = [scene.frames[i] for i in indices]
@@ -173,10 +173,10 @@ def _grid(scene: Scene, half_extent: float) -> np.ndarray:
   rows: list[tuple[str, list[np.ndarray]]] = [("input", scene.inputs)]
   # A model without a denoiser has renders alone.
   if frames[0].sample is not None:
-    rows.append(("samples", [grids.to_uint8(f.picture) for f in frames]))
-  rows.append(("RGB render", [grids.to_uint8(f.rgb) for f in frames]))
+    rows.append(("samples", [grids.picture(f.picture) for f in frames]))
+  rows.append(("RGB render", [grids.picture(f.rgb) for f in frames]))
   rows.append(("depth", [view_grids.shade_depth(f, near, far) for f in frames]))
-  rows.append(("opacity", [grids.to_uint8(f.opacity) for f in frames]))
+  rows.append(("opacity", [grids.picture(f.opacity) for f in frames]))
   return grids.image_grid(rows)
 
 
@@ -185,8 +185,8 @@ def _write_trajectory(
 ) -> epath.Path:
   """The estimates [steps,H,W,3] of a frame as a film and a grid."""
   assert frame.estimates is not None
-  steps = [grids.to_uint8(estimate) for estimate in frame.estimates]
-  steps.append(grids.to_uint8(frame.picture))
+  steps = [grids.picture(estimate) for estimate in frame.estimates]
+  steps.append(grids.picture(frame.picture))
   path = folder / f"trajectory_{index:04d}.mp4"
   # A few seconds whatever the number of steps, and a look at the end.
   fps = len(steps) / _TRAJECTORY_SECONDS

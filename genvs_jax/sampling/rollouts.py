@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclasses.dataclass
-class Report:
+class BankReport:
   """What a rollout did beside drawing.
 
   Attributes:
@@ -103,7 +103,7 @@ class Rollout:
     self._place = place
     self._encode_into = jax.jit(self._encode_into_slot, donate_argnums=1)
     self.draw = jax.jit(self._draw)
-    self.report = Report()
+    self.report = BankReport()
 
   def run(
     self,
@@ -161,11 +161,11 @@ class Rollout:
           ]
         )
         at, bank = self._find_slots(variables, bank, slots, choice, pictures)
-        known = np.maximum(choice, 0)
+        view_index = np.maximum(choice, 0)  # view 0 stands where -1 is none
         arrays = (
           at,
           choice >= 0,
-          np.stack([all_poses[b][known[b]] for b in range(count)]),
+          np.stack([all_poses[b][view_index[b]] for b in range(count)]),
           inputs["intrinsics"],
           poses[:, frame],
           keys[:, frame],
@@ -203,7 +203,7 @@ class Rollout:
         self._options.bank_gib,
         total * slot_bytes / 2**30,
       )
-    self.report = Report(regular, slot_bytes * total)
+    self.report = BankReport(regular, slot_bytes * total)
     bank = self._place(jnp.zeros((count, total, *shape), dtype))
     return bank, _Slots(inputs, regular)
 
@@ -237,8 +237,7 @@ class Rollout:
     return at, bank
 
   def _encode_into_slot(self, variables, bank, pictures, slot):
-    low, high = self._model.image_range
-    images = pictures[:, None] * (high - low) + low
+    images = pipeline.from_unit(pictures[:, None], self._model.image_range)
     volumes, _ = pipeline.encode(self._model, variables, images)
     start = (0, slot, *[0] * (bank.ndim - 2))
     return jax.lax.dynamic_update_slice(bank, volumes.astype(bank.dtype), start)

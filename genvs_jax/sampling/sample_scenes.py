@@ -167,7 +167,7 @@ def _write(
   encode = jax.jit(functools.partial(view_synthesis.encode_views, model))
   paths = []
   for b, folder in enumerate(scenes.folders):
-    scene = rollout_files.Scene(
+    scene = rollout_files.DrawnScene(
       frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
       poses=scenes.poses[b],
       intrinsics=scenes.inputs["intrinsics"][b],
@@ -204,7 +204,7 @@ def _draw_unconditional(
   )
   for i, image in enumerate(pictures):
     path = root / "unconditional" / f"{i:04d}.png"
-    files.write_whole(path, encoding.png(grids.to_uint8(image)))
+    files.write_whole(path, encoding.png(grids.picture(image)))
   path = root / "unconditional" / "grid.png"
   grid = grids.wrapped_grid("unconditional", pictures)
   files.write_whole(path, encoding.png(grid))
@@ -236,7 +236,11 @@ def _settings(
 
 
 def _export(
-  options, folder: epath.Path, scene: rollout_files.Scene, field, extent: float
+  options,
+  folder: epath.Path,
+  scene: rollout_files.DrawnScene,
+  field,
+  extent: float,
 ) -> dict[str, epath.Path]:
   """Points from all frames, and a mesh of the field of the input views."""
   points = exports.points_of_frames(*scene.surfaces())

@@ -13,11 +13,12 @@ from genvs_jax.sampling import view_synthesis
 def shade_depth(
   view: view_synthesis.Views, near: float, far: float
 ) -> np.ndarray:
-  """The depth of a view without B and Q as a picture u8 [H,W,3]."""
+  """The depth of a view [H,W] as a picture u8 [H,W,3]: `near` is black, `far`
+  and empty space are white."""
   depth = rendering.expected_depth(view.weighted_depth, view.opacity)
-  return grids.shade_depth(
-    np.asarray(depth), np.asarray(view.opacity), near, far
-  )
+  brightness = np.clip((np.asarray(depth) - near) / (far - near), 0, 1)
+  shades = np.asarray(view.opacity * brightness)[..., None]
+  return grids.picture(rendering.over_white(shades, view.opacity))
 
 
 def scene_grid(
@@ -41,11 +42,11 @@ def scene_grid(
     view = jax.tree.map(lambda x, i=i: np.asarray(x)[i, 0], views)
     row = [
       *images[i],
-      grids.to_uint8(view.rgb),
+      grids.picture(view.rgb),
       shade_depth(view, near, far),
-      grids.to_uint8(view.opacity),
+      grids.picture(view.opacity),
     ]
     if view.sample is not None:
-      row.append(grids.to_uint8(view.sample))
+      row.append(grids.picture(view.sample))
     rows.append((f"scene {int(scene)}", row))
   return grids.image_grid(rows)

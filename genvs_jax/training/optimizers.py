@@ -53,7 +53,7 @@ def learning_rate(
   return rate * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
 
 
-def trained(params: dict, frozen: tuple[str, ...]) -> dict:
+def trainable(params: dict, frozen: tuple[str, ...]) -> dict:
   """The parts {part: tree} that are not frozen.
 
   Raises:

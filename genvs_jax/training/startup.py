@@ -101,14 +101,14 @@ def _restore(
   Raises:
     ValueError: if it belongs to another config, or cannot be read for now.
   """
-  stored = _read(
+  checkpoint_config = _read(
     f"the config of checkpoint {step}",
     lambda: checkpointer.read_config(step, to_resume=True),
   )
-  if stored is None:
+  if checkpoint_config is None:
     return None
   # Config and shapes are compared before the arrays: a mismatch is no damage.
-  forbidden, allowed = config_fields.changed(config, stored)
+  forbidden, allowed = config_fields.changed(config, checkpoint_config)
   if forbidden:
     raise ValueError(
       f"the checkpoint of step {step} was trained with another config:"
@@ -189,14 +189,14 @@ def init_state(
     builders.init_variables(model, jax.random.key(config.seed), parts)
   )
   # Frozen parts have no optimizer state.
-  trained = optimizers.trained(params, config.optimizer.frozen)
+  trainable = optimizers.trainable(params, config.optimizer.frozen)
   has_ema = config.train.ema != "none"
   return train_step.TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     ema=jax.tree.map(jnp.copy, params) if has_ema else {},
     buffers=buffers,
-    opt_state=optimizers.build_optimizer(config).init(trained),
+    opt_state=optimizers.build_optimizer(config).init(trainable),
     skipped=jnp.zeros((2,), jnp.int32),
   )
 

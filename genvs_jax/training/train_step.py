@@ -87,14 +87,14 @@ def build_train_step(
 
     # 5-7. Loss and gradient, of the parts that are trained. Other parts and
     # the running statistics are constants of the loss.
-    def loss_fn(trained, buffers, batch, keys):
-      variables = pipeline.join_variables({**params, **trained}, buffers)
+    def loss_fn(trainable, buffers, batch, keys):
+      variables = pipeline.join_variables({**params, **trainable}, buffers)
       return objective(model, options, variables, batch, keys)
 
     grads, metrics, buffers = accumulate(
       jax.grad(loss_fn, has_aux=True),
       config.train.accumulation,
-      optimizers.trained(params, frozen),
+      optimizers.trainable(params, frozen),
       buffers,
       batch,
       keys,
@@ -103,9 +103,9 @@ def build_train_step(
     # 8. Scatter: the sum over devices, of which each keeps the part that it
     # has of the state, and updates that.
     grads = place(grads, sharding.split_state(mesh, grads))
-    trained = optimizers.trained(state.params, frozen)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    params = {**state.params, **optax.apply_updates(trained, updates)}
+    trainable = optimizers.trainable(state.params, frozen)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+    params = {**state.params, **optax.apply_updates(trainable, updates)}
     ema = {}
     if ema_decay is not None:
       rate = 1 - ema_decay(state.step)
@@ -143,7 +143,7 @@ def build_train_step(
 def accumulate(
   gradient: Callable,
   count: int,
-  trained: dict,
+  trainable: dict,
   buffers: dict,
   batch: objectives.Batch,
   keys: randomness.StepKeys,
@@ -154,9 +154,10 @@ def accumulate(
   statistics pass from piece to piece. Memory is that of one piece.
 
   Args:
-    gradient: (trained, buffers, batch, keys) -> (gradient, (metrics, buffers)).
+    gradient: (trainable, buffers, batch, keys) -> (gradient, (metrics,
+      buffers)).
     count: of pieces, which divides the batch.
-    trained: parameters of the parts that are trained.
+    trainable: parameters of the parts that are trained.
     buffers: of all parts.
     batch: of B examples.
     keys: of the step.
@@ -165,17 +166,17 @@ def accumulate(
     the gradient, the metrics and the new buffers.
   """
   if count == 1:
-    grads, (metrics, buffers) = gradient(trained, buffers, batch, keys)
+    grads, (metrics, buffers) = gradient(trainable, buffers, batch, keys)
     return grads, metrics, buffers
 
   def add_piece(carry, piece):
     total, buffers = carry
-    grads, (metrics, buffers) = gradient(trained, buffers, *piece)
+    grads, (metrics, buffers) = gradient(trainable, buffers, *piece)
     return (jax.tree.map(jnp.add, total, grads), buffers), metrics
 
   # [B,..] -> [count,B/count,..], a scan over the first axis.
   pieces = jax.tree.map(lambda x: randomness.interleave(x, count), batch)
-  zeros = jax.tree.map(jnp.zeros_like, trained)
+  zeros = jax.tree.map(jnp.zeros_like, trainable)
   (total, buffers), metrics = jax.lax.scan(
     add_piece, (zeros, buffers), (pieces, keys.pieces(count))
   )

@@ -123,7 +123,7 @@ def test_a_grown_denoiser_keeps_its_inner_levels():
 
 def test_what_nothing_explains_is_refused(fresh):
   config, model, _ = fresh
-  report = warm_start.Report(
+  report = warm_start.MergeReport(
     same=[],
     widened=[],
     fresh=["params/down_64_block0/conv1/kernel", "params/mapping0/kernel"],

@@ -11,6 +11,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.images import grids
 from genvs_jax.runtime import writers
+from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
 
 
@@ -109,11 +110,10 @@ def test_sheets_put_pictures_where_they_belong():
 
 
 def test_depth_pictures_are_dark_where_near_and_white_where_empty():
-  depth, opacity = np.array([0.8, 1.8, 0.0]), np.array([1.0, 1.0, 0.0])
-  np.testing.assert_allclose(
-    grids.shade_depth(depth[None], opacity[None], 0.8, 1.8)[0, :, 0],
-    [0, 255, 255],
-  )
+  depth, opacity = np.array([[0.8, 1.8, 0.0]]), np.array([[1.0, 1.0, 0.0]])
+  view = view_synthesis.Views(None, depth, depth * opacity, opacity)
+  picture = view_grids.shade_depth(view, 0.8, 1.8)
+  np.testing.assert_allclose(picture[0, :, 0], [0, 255, 255])
 
 
 def test_metrics_of_a_cut_run_are_dropped(tmp_path):

@@ -121,7 +121,7 @@ def test_freezing_needs_known_parts_and_something_left():
   params = {"encoder": 1, "field": 2, "denoiser": 3}
   for frozen in (("volume",), ("encoder", "field", "denoiser")):
     with pytest.raises(ValueError, match=r"optimizer.frozen is \("):
-      optimizers.trained(params, frozen)
+      optimizers.trainable(params, frozen)
 
 
 def test_unknown_objectives_are_refused(debug_config):
