@@ -92,6 +92,9 @@ def get_config() -> ml_collections.ConfigDict:
   denoiser.conditional = True  # takes feature images; False draws any object
   denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
   denoiser.augmentation = True  # ddpmpp only: takes the augmentation labels
+  # Beside the features it takes some of: directions (of the pixels' rays) or
+  # pluecker (their moments too), depth, opacity. ("depth", "opacity")
+  denoiser.geometry = ()
   denoiser.remat = False  # as encoder.remat
 
   # The volume that an input view is lifted to, in front of its camera.
@@ -111,7 +114,18 @@ def get_config() -> ml_collections.ConfigDict:
   rendering.upsampling = "bilinear"  # of the features; the reference: nearest
 
   diffusion = config.diffusion = ml_collections.ConfigDict()
+  # What the denoiser draws: the "image", or the "residual" that the RGB render
+  # lacks of it; sampling then starts from the render.
+  diffusion.target = "image"
+  # Standard deviation of what is drawn. 0: measured when the denoiser's stage
+  # starts (as are the two below), and kept in its checkpoints.
   diffusion.sigma_data = 0.5
+  # The denoiser takes (features - mean) / std.
+  diffusion.feature_mean = 0.0
+  diffusion.feature_std = 1.0
+  # Noise levels of training and of the sampler are in units of the "image", or
+  # multiples of "sigma_data".
+  diffusion.units = "image"
   # Training noise: log sigma ~ N(mean, std). At high noise only the features
   # tell what to draw, so the denoiser learns to trust them.
   diffusion.log_mean = 1.0
@@ -155,6 +169,9 @@ def get_config() -> ml_collections.ConfigDict:
   objective.input_noise_probability = 0.5  # per input image
   objective.input_noise_max = 1.0  # std ~ U(0, max), ImageNet-normalised units
   objective.conditioning_dropout = 0.1  # features -> noise, per example
+  # Share of the denoiser's gradient that reaches the features, and so encoder
+  # and field: 1 all, 0 none.
+  objective.feature_gradient = 1.0
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part
@@ -164,7 +181,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.warmup = 1_000  # steps of linear warm-up
   # constant, cosine (down to final_rate once) or cosine_restarts
   optimizer.schedule = "constant"
-  optimizer.period = 500_000  # steps of one cosine
+  optimizer.period = 500_000  # steps of one cosine; 0: all of the stage's
   optimizer.final_rate = 1e-8
   optimizer.b1 = 0.9
   optimizer.b2 = 0.99
@@ -181,6 +198,9 @@ def get_config() -> ml_collections.ConfigDict:
   init_from.params = "ema"  # the averaged parameters, or "raw"
 
   train = config.train = ml_collections.ConfigDict()
+  # Steps of a first stage, encoder and field alone, in WORKDIR/render_stage;
+  # they are frozen afterwards. 0: no such stage.
+  train.render_steps = 0
   train.steps = 500_000
   train.batch_size = 32  # scenes per step over all devices
   train.target_views = 1  # T per scene
@@ -217,7 +237,7 @@ def get_config() -> ml_collections.ConfigDict:
   # The choice of these three: docs/performance.md.
   sampler.name = "euler"  # or heun, dpmpp_2m
   sampler.steps = 18
-  sampler.sigma_min = 0.01  # image units
+  sampler.sigma_min = 0.01  # in diffusion.units, as the interval below
   sampler.sigma_max = 80.0
   # Of euler and heun: gamma per step, at most sqrt(2)-1; 0 = deterministic.
   sampler.churn = 0.4

@@ -1,4 +1,4 @@
-"""What every field of a config decides, and what fields were called before.
+"""What every field of a config decides.
 
 Whoever has to treat fields differently asks this table: a run that resumes, a
 warm start, a conversion, an override beside a checkpoint, a digest that tells
@@ -38,8 +38,10 @@ _FIELDS_BY_ROLE = {
     model.denoiser.name model.denoiser.channels model.denoiser.depths
     model.denoiser.attention model.denoiser.embedding
     model.denoiser.conditional model.denoiser.augmentation
+    model.denoiser.geometry
     frustum.kind frustum.near frustum.far frustum.min_near frustum.flip_input
-    diffusion.sigma_data diffusion.null_noise
+    diffusion.target diffusion.sigma_data diffusion.feature_mean
+    diffusion.feature_std diffusion.units diffusion.null_noise
   """,
   STATE: "objective.name optimizer.frozen train.ema",
   TRAINING: """
@@ -51,10 +53,11 @@ _FIELDS_BY_ROLE = {
     objective.first_view_world objective.augmentation
     objective.augmentation_probability objective.input_noise_probability
     objective.input_noise_max objective.conditioning_dropout
+    objective.feature_gradient
     init_from.encoder init_from.field init_from.denoiser init_from.params
-    train.steps train.batch_size train.target_views train.accumulation
-    train.max_skipped train.ema_half_life train.ema_ramp_up train.ema_power
-    train.ema_max_decay
+    train.steps train.render_steps train.batch_size train.target_views
+    train.accumulation train.max_skipped train.ema_half_life train.ema_ramp_up
+    train.ema_power train.ema_max_decay
     optimizer.encoder_rate optimizer.field_rate optimizer.denoiser_rate
     optimizer.warmup optimizer.schedule optimizer.period optimizer.final_rate
     optimizer.b1 optimizer.b2 optimizer.eps optimizer.weight_decay
@@ -111,7 +114,11 @@ CHECKPOINT_SECTIONS = ("model", "frustum", "rendering", "diffusion")
 _BOTH = ("encoder", "field")
 _AGREED = {
   "model.image_range": ("encoder", "field", "denoiser"),
+  "diffusion.target": ("denoiser",),
   "diffusion.sigma_data": ("denoiser",),
+  "diffusion.feature_mean": ("denoiser",),
+  "diffusion.feature_std": ("denoiser",),
+  "model.denoiser.geometry": ("denoiser",),
   "frustum.kind": _BOTH,
   "frustum.flip_input": _BOTH,
   "frustum.near": _BOTH,
@@ -164,7 +171,7 @@ _ACTS_IF = {
       " opacity_consistency first_view_world input_noise_probability"
       " input_noise_max",
     ),
-    (("joint",), "denoising conditioning_dropout"),
+    (("joint",), "denoising conditioning_dropout feature_gradient"),
     (("joint", "diffusion"), "weighting augmentation augmentation_probability"),
   )
   for name in names.split()
@@ -176,29 +183,6 @@ _IDLE_AT = {
   "sampler.guidance_interval": ("sampler.guidance", 1.0),
   "objective.augmentation_probability": ("objective.augmentation", 0.0),
   "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
-}
-
-# Names of fields in configs that older versions wrote, and what they are now.
-RENAMED = {
-  "diffusion.moves": "diffusion.schedule",
-  "diffusion.unconditional": "diffusion.null_noise",
-  "objective.weights": "objective.weighting",
-  "objective.depth": "objective.depth_prior",
-  "objective.augmentation_kinds": "objective.augmentation_probability",
-  "init_from.weights": "init_from.params",
-  "train.sheet_every": "train.image_grid_every",
-  "train.sheet_scenes": "train.image_grid_scenes",
-  "sampler.weights": "sampler.params",
-  "sample.progress": "sample.trajectories",
-  "evaluate.weights": "evaluate.metric_weights",
-  "evaluate.spread": "evaluate.spread_views",
-}
-# Fields that older versions did not have, and what their runs did.
-ADDED = {"data.name": "", "model.precision": "default"}
-# Values that were renamed with them.
-_RENAMED_VALUES = {
-  "init_from.params": {"params": "raw"},
-  "sampler.params": {"params": "raw"},
 }
 
 
@@ -222,30 +206,6 @@ def to_dict(config: Any) -> dict[str, Any]:
   if isinstance(config, ml_collections.ConfigDict):
     return json.loads(config.to_json())
   return dict(config)
-
-
-def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-  """The inverse of `to_dict`: lists become tuples, old names today's."""
-
-  def tuples(value):
-    if isinstance(value, dict):
-      return {k: tuples(v) for k, v in value.items()}
-    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-  config = ml_collections.ConfigDict(tuples(values))
-  for old, new in RENAMED.items():
-    section, _, field = old.rpartition(".")
-    parent = config.get(section)
-    if parent is not None and field in parent:
-      value = parent[field]
-      del parent[field]
-      new_values = _RENAMED_VALUES.get(new, {})
-      parent[new.rpartition(".")[2]] = new_values.get(value, value)
-  for name, value in ADDED.items():
-    section, _, field = name.rpartition(".")
-    if section in config and field not in config[section]:
-      config[section][field] = value
-  return config
 
 
 def of_roles(config: Any, *roles: str) -> dict[str, Any]:
@@ -320,10 +280,8 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
         f" {flatten(config)[selector]!r}: leave it out, or set {selector} to"
         f" {names}"
       )
-    if field not in _IDLE_AT:
-      continue
-    number, idle = _IDLE_AT[field]
-    if flatten(config)[number] == idle:
+    number, idle = _IDLE_AT.get(field, ("", 0.0))
+    if number and flatten(config)[number] == idle:
       raise ValueError(
         f"{field} has no effect with {number} = {idle:g}: leave it out, or set"
         f" {number} to another number"

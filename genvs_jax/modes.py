@@ -97,16 +97,16 @@ def train(command: Command) -> list[str]:
   """
   from genvs_jax.runtime import cpu  # noqa: PLC0415
   from genvs_jax.runtime import processes  # noqa: PLC0415
-  from genvs_jax.training import loop  # noqa: PLC0415
+  from genvs_jax.training import stages  # noqa: PLC0415
 
   config, workdir = command.config, command.workdir
   processes.report_devices()
   cpu.keep_freed_memory()
   with processes.ending_at_once():
-    state = loop.train_and_evaluate(config, workdir)
-  if int(state.step) < config.train.steps:
+    state, steps = stages.run(config, workdir)
+  if int(state.step) < steps:
     raise console.StoppedError(
-      f"stopped after step {int(state.step)} of {config.train.steps}, which is"
+      f"stopped after step {int(state.step)} of {steps}, which is"
       " saved: start the same command again to resume"
     )
   return [

@@ -11,6 +11,7 @@ import pytest
 from configs import base
 from configs import debug
 from genvs_jax import config_fields
+from genvs_jax import config_history
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import recognize
@@ -36,8 +37,8 @@ def test_every_field_has_one_role():
   assert len(listed) == len(set(listed))
   selectors = {s for s, _ in config_fields._ACTS_IF.values()}
   assert {*config_fields._ACTS_IF, *config_fields._AGREED, *selectors} <= fields
-  assert set(config_fields.RENAMED.values()) <= fields
-  assert not set(config_fields.RENAMED) & fields
+  assert set(config_history.RENAMED.values()) <= fields
+  assert not set(config_history.RENAMED) & fields
   # What a converted file decides is what weights mean, or how they are drawn.
   roles = {config_fields.ROLES[f] for f in recognize._REFERENCE_MEANING}
   assert roles == {config_fields.MEANING, config_fields.PICTURE}
@@ -160,7 +161,7 @@ def test_names_of_older_versions_are_understood(old_workdir):
     )
   ]
   assert max(apart) > 0
-  values = config_fields.from_dict({"sampler": {"weights": "params"}})
+  values = config_history.from_dict({"sampler": {"weights": "params"}})
   assert values.sampler.to_dict() == {"params": "raw"}
 
 

@@ -9,10 +9,17 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "genvs_jax"
 
-# A folder may import those of lower floors. `config_fields` and `modes` are
-# modules beside the folders.
+# A folder may import those of lower floors. `modes` and those that begin with
+# `config_` are modules beside the folders.
 FLOORS = (
-  ("geometry", "diffusion", "images", "runtime", "config_fields"),
+  (
+    "geometry",
+    "diffusion",
+    "images",
+    "runtime",
+    "config_fields",
+    "config_history",
+  ),
   ("models", "data"),
   ("checkpointing", "sampling"),
   ("training", "evaluation"),

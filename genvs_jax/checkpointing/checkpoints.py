@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from genvs_jax import config_fields
+from genvs_jax import config_history
 from genvs_jax.runtime import messages
 
 FORMAT_VERSION = 2
@@ -258,7 +258,7 @@ class Checkpointer:
         f" {version}, whose training cannot go on: start a new --workdir from"
         " its weights with --config.init_from"
       )
-    return config_fields.from_dict(content["config"])
+    return config_history.from_dict(content["config"])
 
   def wait(self) -> None:
     """Waits for saves under way.

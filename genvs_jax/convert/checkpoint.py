@@ -177,12 +177,12 @@ def _moments(file: File, filled: tensors_to_variables.Filled) -> _Moments:
     )
   # Frozen norms and frequencies are buffers there too, and take no number.
   trainable = {
-    key: filled.destinations[key]
+    key: filled.uses[key]
     for prefix in file.identity.prefixes.values()
     for key in file.tensors
     if key.startswith(prefix)
-    and key in filled.destinations
-    and filled.destinations[key].path[0] == "params"
+    and key in filled.uses
+    and filled.uses[key].path[0] == "params"
   }
   if len(state) != len(trainable):
     raise ConvertError(
@@ -270,10 +270,10 @@ def _merge(base: dict, over: dict) -> dict:
 def _report(file: File, filled: tensors_to_variables.Filled) -> list[str]:
   lines = [
     f"{file.path}: {file.identity.kind}, {len(file.tensors)} tensors,"
-    f" {len(filled.destinations)} used"
+    f" {len(filled.uses)} used"
   ]
   for part in file.identity.prefixes:
-    uses = [use for use in filled.destinations.values() if use.part == part]
+    uses = [use for use in filled.uses.values() if use.part == part]
     count = sum(use.size for use in uses if use.path[0] == "params")
     lines.append(f"  {part}: {count:,} parameters")
   lines += [f"  not read: {n} ({why})" for why, n in filled.explained.items()]

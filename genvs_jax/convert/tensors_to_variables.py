@@ -48,14 +48,14 @@ class Filled(NamedTuple):
   Attributes:
     variables: as in `pipeline`, NumPy leaves; what the file does not hold is
       missing.
-    destinations: where each tensor went, by key.
+    uses: where each tensor went, by key.
     explained: {reason: number of tensors left unread}.
     widened: keys whose input was widened by zeros for the features.
     fresh: parts that lack some or all of their leaves.
   """
 
   variables: dict[str, Any]
-  destinations: dict[str, Use]
+  uses: dict[str, Use]
   explained: dict[str, int]
   widened: list[str]
   fresh: list[str]
@@ -88,7 +88,7 @@ def fill(
       f" ({error})"
     ) from error
   variables: dict[str, Any] = {}
-  destinations: dict[str, Use] = {}
+  uses: dict[str, Use] = {}
   problems: list[str] = []
   widened: list[str] = []
   filled: collections.Counter[str] = collections.Counter()
@@ -125,14 +125,12 @@ def fill(
         continue
       value = source.layout.to_flax(tensor)
       put(variables, (part, *leaf), value)
-      destinations[key] = Use(part, leaf, source.layout, value.size)
+      uses[key] = Use(part, leaf, source.layout, value.size)
       filled[part] += 1
   explanations: tuple[tuple[str, str], ...] = _EXPLAINED
   if identity.kind == "resnet34":
     explanations += (_CLASSIFIER,)
-  explained, unknown = _explain(
-    tensors, set(destinations), explanations, problems
-  )
+  explained, unknown = _explain(tensors, set(uses), explanations, problems)
   problems += [f"{key} belongs to no leaf" for key in unknown]
   if problems:
     listed = "\n  ".join(problems[:20])
@@ -142,7 +140,7 @@ def fill(
       f"\n  {listed}{more}"
     )
   fresh = [part for part in shapes if filled[part] < len(shapes[part])]
-  return Filled(variables, destinations, explained, widened, fresh)
+  return Filled(variables, uses, explained, widened, fresh)
 
 
 def leaf_shapes(

@@ -63,8 +63,8 @@ def build_builder(
     dataset = srn.CONFIGS[data.dataset].variant(f"{data.dataset}_{data.name}")
   return tfds_srn.Builder(
     config=dataset,
-    data_dir=_expand(data.data_dir, workdir) or None,
-    source=_expand(data.source, workdir),
+    data_dir=expand(data.data_dir, workdir) or None,
+    source=expand(data.source, workdir),
     url=data.url,
     skip_bad_scenes=skip_bad_scenes,
   )
@@ -315,7 +315,7 @@ def _refuse_off_centre(
     )
 
 
-def _expand(path: str, workdir: str) -> str:
+def expand(path: str, workdir: str) -> str:
   """A path in which a leading WORKDIR stands for --workdir."""
   if path == "WORKDIR" or path.startswith("WORKDIR/"):
     return os.path.join(workdir, path[len("WORKDIR/") :])

@@ -44,6 +44,34 @@ class Warp(NamedTuple):
   shift_y: jax.Array
 
 
+def augment(
+  images: jax.Array,
+  features: jax.Array,
+  keys: jax.Array,
+  share: float,
+  probability: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Warps images and their features alike, example by example.
+
+  Args:
+    images: [B,H,W,3].
+    features: [B,H,W,F].
+    keys: [B].
+    share: of the examples that are warped at all.
+    probability: of each kind of warp in those.
+
+  Returns:
+    both, and the augmentation labels [B,9].
+  """
+  coin_keys, draw_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  is_warped = jax.vmap(jax.random.bernoulli, (0, None))(coin_keys, share)
+  warp = warp_from_draws(jax.vmap(draw)(draw_keys), probability)
+  # A warp of zeros is the identity, with labels of zeros.
+  warp = jax.tree.map(lambda x: jnp.where(is_warped, x, 0.0), warp)
+  maps = matrices(warp, *images.shape[1:3])
+  return apply(images, maps), apply(features, maps), labels(warp)
+
+
 def draw(key: jax.Array) -> jax.Array:
   """The random numbers f32 [13] of one item for `warp_from_draws`."""
   uniform_key, normal_key = jax.random.split(key)

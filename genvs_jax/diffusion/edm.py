@@ -7,6 +7,7 @@ Images are [B,H,W,3] in the model's value range, sigma has the same unit.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -123,4 +124,16 @@ def build_sigma_law(config: ml_collections.ConfigDict) -> SigmaLaw:
   """From `config.diffusion`."""
   options = config.diffusion
   start = (0, options.log_mean, options.log_std)
-  return SigmaLaw((start, *(tuple(knot) for knot in options.schedule)))
+  shift = math.log(noise_unit(config))
+  return SigmaLaw(
+    tuple(
+      (step, mean + shift, deviation)
+      for step, mean, deviation in (start, *options.schedule)
+    )
+  )
+
+
+def noise_unit(config: ml_collections.ConfigDict) -> float:
+  """What noise levels in a config are multiples of, in image units."""
+  options = config.diffusion
+  return options.sigma_data if options.units == "sigma_data" else 1.0

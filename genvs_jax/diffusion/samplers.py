@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from genvs_jax.diffusion import edm
+
 Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 StepNoise = Callable[[jax.Array], jax.Array]
 Result = tuple[jax.Array, jax.Array]
@@ -176,6 +178,7 @@ def build_sigmas(config: ml_collections.ConfigDict) -> jax.Array:
     ValueError: for no steps, or levels that do not descend to above 0.
   """
   steps = config.sampler.steps
+  unit = edm.noise_unit(config)
   low, high = config.sampler.sigma_min, config.sampler.sigma_max
   if steps < 1:
     raise ValueError(f"sampler.steps is {steps}, expected 1 or more")
@@ -184,7 +187,7 @@ def build_sigmas(config: ml_collections.ConfigDict) -> jax.Array:
       f"sampler.sigma_min is {low} and sampler.sigma_max {high}, expected"
       " 0 < sigma_min < sigma_max"
     )
-  return karras_sigmas(steps, low, high)
+  return karras_sigmas(steps, low * unit, high * unit)
 
 
 def build_churn(config: ml_collections.ConfigDict) -> Churn:

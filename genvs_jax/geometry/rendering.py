@@ -317,6 +317,35 @@ def render_rays(
   return Render(over_white(features, opacity), weighted_depth, opacity)
 
 
+def in_chunks(fn: Callable, arrays: tuple, size: int):
+  """fn over chunks of axis 1 of `arrays` [B,R,..], recomputed for gradients.
+
+  The chunks run over rays, not over scenes times rays: each then holds a part
+  of every scene, and a batch that is spread over devices stays where it is.
+  """
+  rays = arrays[0].shape[1]
+  # The backward pass renders a chunk again instead of keeping its samples.
+  fn = jax.checkpoint(fn)
+  if not 0 < size < rays:
+    return fn(arrays)
+  if rays % size:
+    raise ValueError(
+      f"rendering.rays_per_chunk is {size}, expected a divisor of the {rays}"
+      " rays of a scene"
+    )
+
+  def split(x):  # [B,R,..] -> [chunks,B,size,..]
+    x = x.reshape(x.shape[0], rays // size, size, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+  def merge(x):
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], rays, *x.shape[3:])
+
+  out = jax.lax.map(fn, jax.tree.map(split, arrays))
+  return jax.tree.map(merge, out)
+
+
 def _count(compare, values: jax.Array, limits: jax.Array) -> jax.Array:
   """How many limits [..,L] compare so with each value [..,S], i32 [..,S]."""
   # Limit by limit XLA makes one loop of it; all at once, an array [..,S,L].

@@ -13,6 +13,7 @@ from genvs_jax.diffusion import augmentation
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
+from genvs_jax.models import camera_channels
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
@@ -32,7 +33,9 @@ _PARTS_OF_OBJECTIVE = {
 _INIT_NUMBERS = {"encoder": 0, "field": 1, "denoiser": 2}
 DTYPES = ("float32", "bfloat16")
 PRECISIONS = ("default", "high", "highest")
+TARGETS = ("image", "residual")  # what a denoiser draws
 NULL_NOISES = ("normal", "uniform")
+UNITS = ("image", "sigma_data")  # of noise levels in a config
 
 
 def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
@@ -43,6 +46,15 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
   """
   null_noise = config.diffusion.null_noise
   messages.check_choice("diffusion.null_noise", null_noise, NULL_NOISES)
+  diffusion = config.diffusion
+  messages.check_choice("diffusion.target", diffusion.target, TARGETS)
+  messages.check_choice("diffusion.units", diffusion.units, UNITS)
+  for name in ("sigma_data", "feature_std"):
+    if not diffusion[name] > 0:
+      raise ValueError(
+        f"diffusion.{name} is {diffusion[name]}, expected a number above 0"
+        " (--mode=train measures it where sigma_data is 0)"
+      )
   messages.check_choice("model.dtype", config.model.dtype, DTYPES)
   messages.check_choice("model.precision", config.model.precision, PRECISIONS)
   if len(config.model.image_range) != 2:
@@ -56,6 +68,19 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
       f"model.image_size is {size}, expected a multiple of 32 (the encoder"
       " halves it five times)"
     )
+  conditional = config.model.denoiser.conditional
+  if diffusion.target == "residual" and not conditional:
+    raise ValueError(
+      "diffusion.target is 'residual', but model.denoiser.conditional is False:"
+      " without a render there is nothing to add to"
+    )
+  geometry = tuple(config.model.denoiser.geometry)
+  for name in geometry:
+    messages.check_choice(
+      "model.denoiser.geometry", name, camera_channels.CHANNELS
+    )
+  channels = config.model.feature_channels
+  channels += camera_channels.count(geometry)
   return pipeline.Model(
     encoder=build_encoder(config),
     field=build_field(config),
@@ -70,11 +95,13 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
     flip_input=config.frustum.flip_input,
     upsampling=config.rendering.upsampling,
     rays_per_chunk=config.rendering.rays_per_chunk,
-    sigma_data=config.diffusion.sigma_data,
+    sigma_data=diffusion.sigma_data,
+    target=diffusion.target,
+    geometry=geometry,
+    feature_mean=diffusion.feature_mean,
+    feature_std=diffusion.feature_std,
     # Without features the denoiser draws any object.
-    denoiser_features=(
-      config.model.feature_channels if config.model.denoiser.conditional else 0
-    ),
+    denoiser_features=channels if conditional else 0,
     null_noise=null_noise,
     precision=config.model.precision,
   )
@@ -84,6 +111,34 @@ def parts_of(objective: str) -> tuple[str, ...]:
   """The parts of the model that an objective trains or freezes."""
   messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
   return _PARTS_OF_OBJECTIVE[objective]
+
+
+def check_objective(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for an objective that the model cannot serve."""
+  values = config.objective
+  # A warped image is told to the denoiser, which otherwise draws warped ones.
+  denoiser = config.model.denoiser
+  if values["augmentation"] and not (
+    denoiser.name == "image_v1" or denoiser.augmentation
+  ):
+    raise ValueError(
+      f"objective.augmentation is {values['augmentation']}, but"
+      " model.denoiser.augmentation is False: the denoiser would draw warped"
+      " images; set one of them"
+    )
+  if config.diffusion.target == "residual" and config.objective.name != "joint":
+    raise ValueError(
+      "diffusion.target is 'residual', which needs a render to add to: expected"
+      f" objective.name 'joint', found {config.objective.name!r}"
+    )
+  # One input view has nothing to agree with.
+  compares_views = values["depth_consistency"] or values["opacity_consistency"]
+  if compares_views and config.model.input_views < 2:
+    raise ValueError(
+      "objective.depth_consistency and opacity_consistency compare input views,"
+      f" expected model.input_views of 2 or more, found"
+      f" {config.model.input_views}"
+    )
 
 
 def init_variables(
@@ -174,6 +229,13 @@ def build_denoiser(config: ml_collections.ConfigDict) -> nn.Module:
   """The denoiser of `config.model`."""
   denoiser = config.model.denoiser
   messages.check_choice("model.denoiser.name", denoiser.name, DENOISERS)
+  levels = denoiser.channels, denoiser.depths, denoiser.attention
+  if len({len(values) for values in levels}) != 1:
+    counts = ", ".join(str(len(values)) for values in levels)
+    raise ValueError(
+      f"model.denoiser.channels, depths and attention have {counts} levels,"
+      " expected the same number"
+    )
   return DENOISERS[denoiser.name](denoiser)(
     channels=tuple(denoiser.channels),
     depths=tuple(denoiser.depths),

@@ -63,7 +63,6 @@ class DDPMpp(nn.Module):
     Returns:
       F f32 [B,H,W,3], and zeros [B] in place of a log-variance.
     """
-    layers.check_levels(self.channels, self.depths, self.attention)
     vector = self._embed(sigma, augment_labels)
     x = jnp.concatenate([x, features], -1).astype(self.dtype)
 

@@ -55,7 +55,6 @@ class ImageV1(nn.Module):
     Returns:
       F f32 [B,H,W,3] and the log-variance f32 [B].
     """
-    layers.check_levels(self.channels, self.depths, self.attention)
     vector = self._embed(sigma, augment_labels)
     x = jnp.concatenate([x, features], -1).astype(self.dtype)
     x = _conv(x, self.channels[0], 1, "input", self.dtype)

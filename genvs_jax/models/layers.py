@@ -99,11 +99,8 @@ def blur_upsample(x: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-  """x times the normal cdf at x, exactly, as PyTorch computes it.
-
-  `nn.gelu(approximate=False)` takes erfc instead, which keeps more digits of
-  values near 0 far to the left, and takes longer on CPU.
-  """
+  """x times the normal cdf at x, exactly, as PyTorch computes it; the erfc of
+  `nn.gelu` keeps more digits far to the left, and takes longer on CPU."""
   # Phi(x) = (1 + erf(x / sqrt 2)) / 2.
   return x * (1 + jax.lax.erf(x * 0.5**0.5)) / 2
 
@@ -189,12 +186,3 @@ def normalize(
     bias_init=bias_init, frozen=norm == "frozen", dtype=dtype, name=name
   )
   return layer(x, train)
-
-
-def check_levels(channels: tuple, depths: tuple, attention: tuple) -> None:
-  """Raises ValueError unless a U-Net's levels are described completely."""
-  if not len(channels) == len(depths) == len(attention):
-    raise ValueError(
-      f"denoiser.channels, depths and attention have {len(channels)},"
-      f" {len(depths)} and {len(attention)} levels, expected the same number"
-    )

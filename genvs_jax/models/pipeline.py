@@ -9,7 +9,6 @@ are what profiles show.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -22,9 +21,11 @@ from genvs_jax.diffusion import edm
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
+from genvs_jax.models import camera_channels
 from genvs_jax.models import layers
 from genvs_jax.runtime import cpu
 
+Range = tuple[float, float]  # (low, high)
 Variables = dict[str, dict[str, Any]]
 Frustum = cameras.NearFar | unit_cube.UnitCube
 PARTS = ("encoder", "field", "denoiser")
@@ -50,9 +51,13 @@ class Model:
     flip_input: whether the encoder sees images upside down.
     upsampling: method that enlarges feature images.
     rays_per_chunk: rays rendered at a time per scene, 0 for all.
-    sigma_data: EDM's.
-    denoiser_features: channels of the feature image that the denoiser takes,
-      0 for one that draws any object.
+    sigma_data: EDM's, of what the denoiser draws.
+    target: what that is, "image", or "residual" for what the RGB render lacks.
+    geometry: what is told beside the features, see `camera_channels`.
+    feature_mean: taken off the features on their way into the denoiser, ...
+    feature_std: ... which are then divided by this.
+    denoiser_features: channels of the conditioning image that the denoiser
+      takes, 0 for one that draws any object.
     null_noise: of which `null_features` are made, "normal" or "uniform".
     precision: of the networks' float32 products, see `configs/base.py`.
   """
@@ -64,11 +69,15 @@ class Model:
   counts: rendering.SampleCounts
   image_size: int
   render_size: int
-  image_range: tuple[float, float]
+  image_range: Range
   flip_input: bool
   upsampling: str
   rays_per_chunk: int
   sigma_data: float
+  target: str
+  geometry: tuple[str, ...]
+  feature_mean: float
+  feature_std: float
   denoiser_features: int
   null_noise: str
   precision: str
@@ -114,20 +123,18 @@ def join_variables(params: dict, buffers: dict) -> Variables:
   return {part: {"params": params[part], **buffers[part]} for part in params}
 
 
-def from_uint8(
-  images: jax.Array, image_range: tuple[float, float]
-) -> jax.Array:
+def from_uint8(images: jax.Array, image_range: Range) -> jax.Array:
   """u8 0..255 to float32 in `image_range`."""
   return from_unit(images.astype(jnp.float32) / 255, image_range)
 
 
-def from_unit(images: jax.Array, image_range: tuple[float, float]) -> jax.Array:
+def from_unit(images: jax.Array, image_range: Range) -> jax.Array:
   """From [0,1] to `image_range`."""
   low, high = image_range
   return images * (high - low) + low
 
 
-def to_unit(images: jax.Array, image_range: tuple[float, float]) -> jax.Array:
+def to_unit(images: jax.Array, image_range: Range) -> jax.Array:
   """From `image_range` to [0,1], clipped."""
   low, high = image_range
   return jnp.clip((images - low) / (high - low), 0, 1)
@@ -226,7 +233,7 @@ def render_features(
       rendering.Uniforms(coarse, fine),
     )
 
-  render = _in_chunks(
+  render = rendering.in_chunks(
     render_chunk,
     (origins, directions, near, far, *uniforms),
     model.rays_per_chunk,
@@ -267,6 +274,42 @@ def resize_features(model: Model, features: jax.Array) -> jax.Array:
   return layers.resize(features, size, model.upsampling)
 
 
+def conditioning_image(
+  model: Model,
+  render: FeatureRender,
+  poses: jax.Array,
+  intrinsics: jax.Array,
+) -> jax.Array:
+  """What the denoiser is told of a view: features, and geometry behind them.
+
+  Args:
+    model: the model.
+    render: of Q views.
+    poses: [B,Q,4,4] camera-to-world, of those views.
+    intrinsics: [B,4] pixels of the image.
+
+  Returns:
+    [B,Q,H,W,F+G], the features first and their RGB first of all; G channels as
+    `model.geometry` asks for, in world units.
+  """
+  rendered = camera_channels.of_render(
+    model.geometry, render.weighted_depth, render.opacity, poses
+  )
+  image = jnp.concatenate([render.features, *rendered], -1)
+  rays = camera_channels.of_camera(
+    model.geometry, poses, intrinsics, model.image_size
+  )
+  return jnp.concatenate([resize_features(model, image), *rays], -1)
+
+
+def base_image(model: Model, conditioning: jax.Array) -> jax.Array | None:
+  """The picture that the denoiser adds to: the RGB render [..,H,W,3] of a
+  conditioning image, without gradient; None if it draws all of the picture."""
+  if model.target == "image":
+    return None
+  return jax.lax.stop_gradient(conditioning[..., :3])
+
+
 def null_features(
   model: Model, keys: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
@@ -295,9 +338,9 @@ def predict(
   Args:
     model: the model.
     variables: of all parts.
-    noisy: [B,H,W,3] images plus sigma times unit noise.
+    noisy: [B,H,W,3] images, or residuals, plus sigma times unit noise.
     sigma: [B] noise level in image units.
-    features: [B,H,W,F] conditioning.
+    features: [B,H,W,F+G] of `conditioning_image`, or `null_features`.
     augment_labels: [B,9], or None for an image that is not warped.
     dropout_key: trains with dropout if not None.
 
@@ -306,7 +349,11 @@ def predict(
   """
   if augment_labels is None:
     augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
-  # The features are not scaled: they are no noisy image.
+  # The features are no noisy image: their scale is their own. The geometry
+  # behind them passes as it is.
+  count = features.shape[-1] - camera_channels.count(model.geometry)
+  scaled = (features[..., :count] - model.feature_mean) / model.feature_std
+  features = jnp.concatenate([scaled, features[..., count:]], -1)
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
   with _products(model):
     return model.denoiser.apply(
@@ -326,10 +373,19 @@ def denoise(
   noisy: jax.Array,
   sigma: jax.Array,
   features: jax.Array,
+  base: jax.Array | None = None,
 ) -> jax.Array:
-  """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3]."""
+  """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3].
+
+  Arguments are those of `predict`, but `noisy` is always the image's, and
+  `base` [B,H,W,3] what `base_image` gave, which null features lack.
+  """
+  # The same noise on the picture and on what the render lacks of it.
+  if base is not None:
+    noisy = noisy - base
   output, _ = predict(model, variables, noisy, sigma, features)
-  return edm.denoised(noisy, output, sigma, model.sigma_data)
+  estimate = edm.denoised(noisy, output, sigma, model.sigma_data)
+  return estimate if base is None else base + estimate
 
 
 @contextlib.contextmanager
@@ -338,32 +394,3 @@ def _products(model: Model) -> Iterator[None]:
   precision = jax.default_matmul_precision(model.precision)
   with cpu.convolutions_as_products(), precision:
     yield
-
-
-def _in_chunks(fn: Callable, arrays: tuple, size: int) -> Any:
-  """fn over chunks of axis 1 of `arrays` [B,R,..], recomputed for gradients.
-
-  The chunks run over rays, not over scenes times rays: each then holds a part
-  of every scene, and a batch that is spread over devices stays where it is.
-  """
-  rays = arrays[0].shape[1]
-  # The backward pass renders a chunk again instead of keeping its samples.
-  fn = jax.checkpoint(fn)
-  if not 0 < size < rays:
-    return fn(arrays)
-  if rays % size:
-    raise ValueError(
-      f"rendering.rays_per_chunk is {size}, expected a divisor of the {rays}"
-      " rays of a scene"
-    )
-
-  def split(x):  # [B,R,..] -> [chunks,B,size,..]
-    x = x.reshape(x.shape[0], rays // size, size, *x.shape[2:])
-    return jnp.moveaxis(x, 1, 0)
-
-  def merge(x):
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], rays, *x.shape[3:])
-
-  out = jax.lax.map(fn, jax.tree.map(split, arrays))
-  return jax.tree.map(merge, out)

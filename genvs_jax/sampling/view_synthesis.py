@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from genvs_jax.diffusion import edm
 from genvs_jax.diffusion import samplers
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
@@ -76,7 +77,16 @@ def build_synthesize(
 def build_unconditional(
   config: ml_collections.ConfigDict, model: pipeline.Model
 ) -> Callable:
-  """The jitted (variables, keys [n]) -> pictures [n,H,W,3] of any objects."""
+  """The jitted (variables, keys [n]) -> pictures [n,H,W,3] of any objects.
+
+  Raises:
+    ValueError: for a denoiser of residuals, which needs a render.
+  """
+  if model.target == "residual":
+    raise ValueError(
+      "sample.unconditional is set, but this denoiser draws what a render lacks"
+      " (diffusion.target = 'residual') and needs an input view: leave it out"
+    )
   draw = build_sampler(config, model)
   size = model.image_size
 
@@ -96,7 +106,9 @@ def build_sampler(
   """(variables, features, keys [n]) -> pictures [n,H,W,3] in [0,1], and the
   estimates [steps,n,H,W,3] of them on the way.
 
-  Features are [n,H,W,F], or [steps,n,H,W,F] with an image for each step.
+  Features are the conditioning images [n,H,W,F+G], or [steps,n,H,W,F+G] with
+  one for each step. A denoiser of residuals starts at the render, blurred by
+  noise of sigma_max, and not at noise alone.
   """
   options = config.sampler
   messages.check_choice("sampler.name", options.name, samplers.SAMPLERS)
@@ -104,7 +116,8 @@ def build_sampler(
   sigmas = samplers.build_sigmas(config)
   churn = samplers.build_churn(config)
   guidance = options.guidance
-  low, high = options.guidance_interval
+  unit = edm.noise_unit(config)
+  low, high = (level * unit for level in options.guidance_interval)
   size = model.image_size
 
   def draw(variables, features, keys) -> tuple[jax.Array, jax.Array]:
@@ -118,22 +131,36 @@ def build_sampler(
     def noise(number):
       return samplers.normal_like(_fold(keys, number), blank)
 
-    def denoise(x, sigma, step):
+    by_step = features if features.ndim == 5 else None
+    # Samplers go from noise to an image around 0; around `start` here.
+    start = pipeline.base_image(model, features)
+    if start is not None and by_step is not None:
+      start = jnp.mean(start, 0)
+
+    def denoise_image(x, sigma, step):
       levels = jnp.full((len(x),), sigma)
-      cond = features if features.ndim == 4 else features[step]
-      estimate = pipeline.denoise(model, variables, x, levels, cond)
+      cond = features if by_step is None else by_step[step]
+      base = pipeline.base_image(model, cond)
+      estimate = pipeline.denoise(model, variables, x, levels, cond, base)
       if guidance == 1.0:
         return estimate
       # Ho and Salimans 2022: away from what the denoiser makes of no features.
-      free = pipeline.denoise(model, variables, x, levels, null)
+      free = pipeline.denoise(model, variables, x, levels, null, base)
       inside = (low <= sigma) & (sigma <= high)
       weight = jnp.where(inside, guidance, 1.0)
       return free + weight * (estimate - free)
+
+    def denoise(x, sigma, step):
+      if start is None:
+        return denoise_image(x, sigma, step)
+      return denoise_image(start + x, sigma, step) - start
 
     # Number 0 is the noise at the start, step i churns with number i + 1.
     images, estimates = sampler(
       denoise, noise(0), sigmas, lambda step: noise(step + 1), churn
     )
+    if start is not None:
+      images, estimates = start + images, start + estimates
     return (
       pipeline.to_unit(images, model.image_range),
       pipeline.to_unit(estimates, model.image_range),
@@ -189,8 +216,8 @@ def view_keys(seed: int, scenes: np.ndarray, frames: np.ndarray) -> jax.Array:
 
 
 def render_views(model, variables, batch, poses) -> tuple[jax.Array, Views]:
-  """Feature images [B,Q,H,W,F] at the image's size, and views without
-  samples, from pictures."""
+  """Conditioning images [B,Q,H,W,F+G], and views without samples, from
+  pictures."""
   inputs = encode_views(model, variables, batch)
   return render_inputs(model, variables, inputs, poses)
 
@@ -203,13 +230,12 @@ def render_inputs(
 ) -> tuple[jax.Array, Views]:
   """The same as `render_views` from encoded views."""
   render = pipeline.render_features(model, variables, inputs, poses)
-  features, weighted_depth, opacity = (
-    pipeline.resize_features(model, x)
-    for x in (
-      render.features,
-      render.weighted_depth[..., None],
-      render.opacity[..., None],
-    )
+  features = pipeline.conditioning_image(
+    model, render, poses, inputs.intrinsics
+  )
+  weighted_depth, opacity = (
+    pipeline.resize_features(model, x[..., None])
+    for x in (render.weighted_depth, render.opacity)
   )
   views = Views(
     sample=None,

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from genvs_jax.diffusion import augmentation
 from genvs_jax.diffusion import edm
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.training import randomness
-from genvs_jax.training import warping
+from genvs_jax.training import regularizers
 
 WEIGHTINGS = ("learned", "edm")
 Batch = dict[str, jax.Array]
@@ -46,6 +48,7 @@ class Options:
   input_noise_probability: float
   input_noise_max: float
   conditioning_dropout: float
+  feature_gradient: float
   sigma_law: edm.SigmaLaw
 
 
@@ -56,7 +59,7 @@ class RenderingResult(NamedTuple):
     loss: weighted sum of the rendering losses.
     metrics: each of them, unweighted.
     buffers: of all parts after the step.
-    features: [B T,H,W,F] of the target views, enlarged.
+    features: [B T,H,W,F+G], the conditioning images of the target views.
     targets: [B T,H,W,3] the target views.
   """
 
@@ -87,9 +90,11 @@ def joint(
     the loss, and (metrics as scalars, the buffers after the step).
   """
   result = rendering_losses(model, options, variables, batch, keys)
-  # The denoiser's gradient flows through the features into field and encoder.
+  # The denoiser's gradient flows through the features into field and encoder,
+  # whole, damped or not at all.
+  features = scale_gradient(result.features, options.feature_gradient)
   denoising = denoising_loss(
-    model, options, variables, result.targets, result.features, keys
+    model, options, variables, result.targets, features, keys
   )
   loss = result.loss + options.denoising * denoising
   metrics = {**result.metrics, "loss": loss, "loss_denoising": denoising}
@@ -161,35 +166,24 @@ def rendering_losses(
     randomness.each(jax.random.uniform, keys.fine, fine),
   )
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
-  features = pipeline.resize_features(model, render.features)  # [B,Q,H,W,F]
+  features = pipeline.conditioning_image(  # [B,Q,H,W,F+G]
+    model, render, poses, batch["intrinsics"]
+  )
   target_features = features[:, 1:] if renders_input else features
 
   # Each loss with its weight.
-  distance = jnp.linalg.norm(poses[..., :3, 3], axis=-1)[..., None, None]
-  prior = depth_prior(render.weighted_depth, render.opacity, distance)
   losses = {
     "loss_rgb": (options.rgb, rgb_error(target_features, targets)),
     "loss_opacity": (options.opacity, jnp.mean(render.opacity)),
-    "loss_depth_prior": (options.depth_prior, prior),
   }
   if renders_input:
     error = rgb_error(features[:, :1], images[:, :1])
     losses["loss_rgb_input"] = (options.rgb_input, error)
+  if options.depth_prior:
+    losses |= regularizers.prior(options, render, poses)
   if options.depth_consistency or options.opacity_consistency:
-    # The same views from the last input view alone, without gradient. (The
-    # reference encodes the target view for it; these are encoded anyway.)
-    is_last = jnp.arange(views) == views - 1
-    is_last = jnp.broadcast_to(is_last, inputs.mask.shape)
-    other = pipeline.render_features(
-      model, variables, inputs._replace(mask=is_last), poses, uniforms
-    )
-    losses["loss_depth_consistency"] = (
-      options.depth_consistency,
-      consistency(render.weighted_depth, other.weighted_depth),
-    )
-    losses["loss_opacity_consistency"] = (
-      options.opacity_consistency,
-      consistency(render.opacity, other.opacity),
+    losses |= regularizers.agreement(
+      model, options, variables, inputs, poses, uniforms, render
     )
 
   loss = jnp.zeros(())
@@ -250,7 +244,7 @@ def denoising_loss(
   features: jax.Array,
   keys: randomness.StepKeys,
 ) -> jax.Array:
-  """EDM's loss on images [B T,H,W,3] given features [B T,H,W,F].
+  """EDM's loss on images [B T,H,W,3] given conditioning images [B T,H,W,F+G].
 
   Conditioning dropout replaces the features of single examples by noise, as
   the paper does; augmentation warps both and tells the denoiser how.
@@ -264,13 +258,19 @@ def denoising_loss(
   augment_labels = None
   # EDM's augmentation warps a picture and its features alike.
   if options.augmentation:
-    clean, features, augment_labels = warping.augment(
+    clean, features, augment_labels = augmentation.augment(
       clean,
       features,
       warp_keys,
       options.augmentation,
       options.augmentation_probability,
     )
+
+  # What the render lacks of the picture is drawn, or all of the picture;
+  # without features, too, the result is added to a render.
+  base = pipeline.base_image(model, features)
+  if base is not None:
+    clean = clean - base
 
   # Classifier-free guidance needs a denoiser that also knows no features.
   coin_keys, null_keys = randomness.split(dropout_keys, 2)
@@ -293,6 +293,12 @@ def denoising_loss(
   return edm.learned_variance_loss(output, target, log_variance)
 
 
+def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
+  """x, whose gradient is multiplied by `scale`: 1 leaves it, 0 stops it."""
+  constant = jax.lax.stop_gradient(x)
+  return x if scale == 1.0 else constant + scale * (x - constant)
+
+
 def rgb_error(features: jax.Array, images: jax.Array) -> jax.Array:
   """Squared error of the first three feature channels, [..,H,W,F] and [..,3].
 
@@ -304,29 +310,6 @@ def rgb_error(features: jax.Array, images: jax.Array) -> jax.Array:
       f"features {features.shape} and images {images.shape} differ in size"
     )
   return jnp.mean((features[..., :3] - images) ** 2)
-
-
-def depth_prior(
-  weighted_depth: jax.Array, opacity: jax.Array, distance: jax.Array
-) -> jax.Array:
-  """Pulls what is opaque to the distance at which the object stands.
-
-  Args:
-    weighted_depth: [..,h,w] of a render.
-    opacity: [..,h,w].
-    distance: of the camera from the world's origin, broadcast against [..].
-
-  Returns:
-    mean of opacity (expected depth - distance)^2.
-  """
-  depth = rendering.expected_depth(weighted_depth, opacity)
-  return jnp.mean(opacity * (depth - distance) ** 2)
-
-
-def consistency(values: jax.Array, others: jax.Array) -> jax.Array:
-  """Squared difference of two renders [..,h,w] of one view from different
-  inputs; `others` take no gradient."""
-  return jnp.mean((values - jax.lax.stop_gradient(others)) ** 2)
 
 
 def _flatten(x: jax.Array) -> jax.Array:
@@ -342,24 +325,7 @@ def build_options(config: ml_collections.ConfigDict) -> Options:
   values = dict(config.objective)
   del values["name"]
   messages.check_choice("objective.weighting", values["weighting"], WEIGHTINGS)
-  # A warped image is told to the denoiser, which otherwise draws warped ones.
-  denoiser = config.model.denoiser
-  if values["augmentation"] and not (
-    denoiser.name == "image_v1" or denoiser.augmentation
-  ):
-    raise ValueError(
-      f"objective.augmentation is {values['augmentation']}, but"
-      " model.denoiser.augmentation is False: the denoiser would draw warped"
-      " images; set one of them"
-    )
-  # One input view has nothing to agree with.
-  compares_views = values["depth_consistency"] or values["opacity_consistency"]
-  if compares_views and config.model.input_views < 2:
-    raise ValueError(
-      "objective.depth_consistency and opacity_consistency compare input views,"
-      f" expected model.input_views of 2 or more, found"
-      f" {config.model.input_views}"
-    )
+  builders.check_objective(config)
   return Options(
     **values,
     input_views=config.model.input_views,

@@ -104,7 +104,7 @@ def build_optimizer(
         peak,
         schedule=options.schedule,
         warmup=options.warmup,
-        period=options.period,
+        period=options.period or config.train.steps,
         final=options.final_rate,
       ),
       b1=options.b1,

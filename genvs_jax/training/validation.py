@@ -195,13 +195,14 @@ def build_measure(
       features, views = view_synthesis.render_views(
         model, variables, scenes.inputs, scenes.target_pose
       )
-      # [n,1,H,W,F]: one target of each scene.
+      # [n,1,H,W,F+G]: one target of each scene.
       features = features[:, 0]
+      base = pipeline.base_image(model, features)
       truth = jnp.asarray(scenes.target) / 255.0
       scores["psnr_render"] = jnp.mean(metrics.psnr(views.rgb[:, 0], truth))
     else:
       shape = (*clean.shape[:3], model.denoiser_features)
-      features = pipeline.null_features(model, keys, shape)
+      features, base = pipeline.null_features(model, keys, shape), None
     if "denoiser" in parts:
       # The same noise at every level, and at every step of the run.
       unit = jax.vmap(
@@ -213,7 +214,7 @@ def build_measure(
       def error(sigma):
         levels = jnp.full((len(clean),), sigma)
         estimate = pipeline.denoise(
-          model, variables, clean + sigma * unit, levels, features
+          model, variables, clean + sigma * unit, levels, features, base
         )
         return jnp.mean((estimate - clean) ** 2) / scale**2
 

@@ -10,6 +10,7 @@ import pytest
 
 from configs import cars64
 from genvs_jax import config_fields
+from genvs_jax import config_history
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.models import builders
@@ -20,7 +21,7 @@ from genvs_jax.training import startup
 def test_config_survives_the_round_trip():
   config = cars64.get_config()
   values = config_fields.to_dict(config)
-  again = config_fields.from_dict(values)
+  again = config_history.from_dict(values)
   assert again.to_dict() == config.to_dict()
   assert isinstance(again.model.denoiser.channels, tuple)
 

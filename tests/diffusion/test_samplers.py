@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import debug
+from genvs_jax.diffusion import edm
 from genvs_jax.diffusion import samplers
 
 MEAN, DEVIATION = 0.3, 0.5
@@ -36,6 +37,23 @@ def test_karras_sigmas():
   )
   middle = ((80 ** (1 / 7) + 0.02 ** (1 / 7)) / 2) ** 7
   np.testing.assert_allclose(sigmas[2], middle, rtol=1e-5)
+
+
+def test_noise_levels_can_be_multiples_of_sigma_data(debug_config):
+  debug_config.diffusion.sigma_data = 0.2
+  debug_config.diffusion.schedule = ((100, 0.5, 1.0),)
+  plain = samplers.build_sigmas(debug_config)
+  law = edm.build_sigma_law(debug_config)
+  debug_config.diffusion.units = "sigma_data"
+  np.testing.assert_allclose(
+    samplers.build_sigmas(debug_config), 0.2 * plain, rtol=1e-5
+  )
+  scaled = edm.build_sigma_law(debug_config)
+  for step in (0, 50, 200):
+    mean, deviation = law.at(step)
+    np.testing.assert_allclose(
+      scaled.at(step), (mean + np.log(0.2), deviation), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

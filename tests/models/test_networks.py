@@ -149,16 +149,12 @@ def test_denoiser_starts_at_zero_and_sees_all_its_inputs():
 
 
 def test_denoiser_refuses_levels_that_do_not_match():
-  network = image_v1.ImageV1((8, 16), (1,), (False, True), 16)
-  with pytest.raises(ValueError, match="levels, expected the same number"):
-    network.init(
-      jax.random.key(0),
-      jnp.zeros((1, 8, 8, 3)),
-      jnp.ones(1),
-      jnp.zeros((1, 8, 8, 4)),
-      jnp.zeros((1, 9)),
-      train=False,
-    )
+  config = debug.get_config()
+  config.model.denoiser.depths = (1,)
+  with pytest.raises(
+    ValueError, match="have 2, 1, 2 levels, expected the same number"
+  ):
+    builders.build_model(config)
 
 
 def test_unknown_network_names_are_refused_with_the_known_ones():

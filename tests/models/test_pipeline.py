@@ -119,6 +119,47 @@ def test_denoiser_is_the_identity_at_no_noise(variables):
   np.testing.assert_allclose(out, image, atol=1e-4)
 
 
+def test_a_fresh_denoiser_of_residuals_gives_the_render(variables):
+  """F = 0: D = base + c_skip (noisy - base), in closed form."""
+  model = dataclasses.replace(MODEL, target="residual", sigma_data=0.2)
+  keys = jax.random.split(jax.random.key(0), 2)
+  noisy = jax.random.normal(keys[0], (2, 32, 32, 3))
+  features = jax.random.uniform(keys[1], (2, 32, 32, 8))
+  base = pipeline.base_image(model, features)
+  np.testing.assert_array_equal(base, features[..., :3])
+  sigma = jnp.array([0.1, 3.0])
+  skip = (0.04 / (0.04 + sigma**2))[:, None, None, None]
+  out = pipeline.denoise(model, variables, noisy, sigma, features, base)
+  np.testing.assert_allclose(out, base + skip * (noisy - base), atol=1e-5)
+  assert pipeline.base_image(MODEL, features) is None
+  gradient = jax.grad(lambda x: pipeline.base_image(model, x).sum())(features)
+  assert not gradient.any()
+
+
+def test_features_are_scaled_and_geometry_is_not():
+  config = debug.get_config()
+  config.model.denoiser.geometry = ("opacity", "directions")
+  plain = builders.build_model(config)
+  assert plain.denoiser_features == 8 + 1 + 3
+  config.diffusion.feature_mean, config.diffusion.feature_std = 0.5, 0.25
+  scaled = builders.build_model(config)
+  variables = jax.jit(
+    lambda: builders.init_variables(plain, jax.random.key(0), ("denoiser",))
+  )()
+  kernel = variables["denoiser"]["params"]["output"]["kernel"]
+  variables["denoiser"]["params"]["output"]["kernel"] = jnp.ones_like(kernel)
+  keys = jax.random.split(jax.random.key(1), 2)
+  noisy = jax.random.normal(keys[0], (2, 32, 32, 3))
+  image = jax.random.uniform(keys[1], (2, 32, 32, 12))
+  by_hand = image.at[..., :8].set((image[..., :8] - 0.5) * 4)
+  sigma = jnp.ones(2)
+  a, _ = pipeline.predict(scaled, variables, noisy, sigma, image)
+  b, _ = pipeline.predict(plain, variables, noisy, sigma, by_hand)
+  np.testing.assert_allclose(a, b, atol=1e-5)
+  other, _ = pipeline.predict(plain, variables, noisy, sigma, image)
+  assert jnp.abs(a - other).max() > 1e-2
+
+
 def test_flipped_input_flips_what_the_encoder_sees(variables):
   image = jax.random.uniform(jax.random.key(0), (1, 1, 32, 32, 3))
   flipped = dataclasses.replace(MODEL, flip_input=True)

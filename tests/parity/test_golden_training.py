@@ -18,6 +18,7 @@ from genvs_jax.models import layers
 from genvs_jax.models import pipeline
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
+from genvs_jax.training import regularizers
 from tfds_srn import parsing
 
 FILES = ("losses_main", "losses_dlv3", "optimiser", "srn_poses")
@@ -90,11 +91,11 @@ def test_depth_prior_and_consistency(golden):
     for key in ("depth", "opacity", "depth_second", "opacity_second")
   )
   distance = jnp.asarray(arrays["camera_d"])[:, None, None, None]
-  prior = objectives.depth_prior(depth, opacity, distance)
+  prior = regularizers.depth_prior(depth, opacity, distance)
   arrays.check("loss_depth", prior, "loss")
-  by_depth = objectives.consistency(depth, depth_second)
+  by_depth = regularizers.consistency(depth, depth_second)
   arrays.check("loss_depth_consistency", by_depth, "loss")
-  by_opacity = objectives.consistency(opacity, opacity_second)
+  by_opacity = regularizers.consistency(opacity, opacity_second)
   arrays.check("loss_opacity_consistency", by_opacity, "loss")
   total = (
     arrays["loss_rgb"]

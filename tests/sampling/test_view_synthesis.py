@@ -10,6 +10,7 @@ import pytest
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.images import grids
+from genvs_jax.models import builders
 from genvs_jax.runtime import writers
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
@@ -87,6 +88,25 @@ def test_render_alone_is_the_render_of_the_samples(drawn):
   np.testing.assert_allclose(
     both.weighted_depth, alone.weighted_depth, atol=1e-5
   )
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_residuals_are_sampled_from_the_render_on(drawn, guidance):
+  """With next to no noise the render itself is drawn."""
+  config, _, variables, _, batch = drawn
+  config = config.copy_and_resolve_references()
+  config.diffusion.target, config.diffusion.units = "residual", "sigma_data"
+  config.sampler.sigma_min, config.sampler.sigma_max = 1e-5, 1e-3
+  config.sampler.guidance = guidance
+  model = builders.build_model(config)
+  draw = view_synthesis.build_synthesize(config, model)
+  rows = np.arange(3)
+  keys = view_synthesis.view_keys(0, rows, np.arange(1))
+  views = draw(variables, inputs_of(batch, rows), batch["poses"][:, 1:], keys)
+  np.testing.assert_allclose(views.sample, views.rgb, atol=3e-3)
+  assert views.rgb.std() > 0.05
+  with pytest.raises(ValueError, match="needs an input view"):
+    view_synthesis.build_unconditional(config, model)
 
 
 def test_unknown_sampler_is_refused(drawn):

@@ -13,6 +13,7 @@ from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
 from genvs_jax.training import randomness
+from genvs_jax.training import regularizers
 from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
@@ -78,6 +79,46 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   for name in ("loss_depth_consistency", "loss_opacity_consistency"):
     np.testing.assert_allclose(run(same)[name], 0, atol=1e-9)
   assert run(batch)["loss_opacity_consistency"] > 1e-6
+
+
+def test_the_denoiser_meets_what_the_render_lacks(debug_config, monkeypatch):
+  """Noisy minus noise is the picture minus its render, features or not."""
+  debug_config.diffusion.target = "residual"
+  debug_config.diffusion.log_mean = -20.0  # next to no noise
+  for dropout in (0.0, 1.0):
+    chosen = options(debug_config, conditioning_dropout=dropout)
+    model, calls = builders.build_model(debug_config), []
+
+    def predict(model, variables, noisy, sigma, features, *rest, calls=calls):
+      calls.append((noisy, features))
+      return jnp.zeros_like(noisy), jnp.zeros(len(noisy))
+
+    monkeypatch.setattr(pipeline, "predict", predict)
+    rng = np.random.default_rng(0)
+    clean = jnp.asarray(rng.uniform(size=(2, 32, 32, 3)))
+    features = jnp.asarray(rng.uniform(size=(2, 32, 32, 8)))
+    keys = randomness.step_keys(0, 0, 2)
+    objectives.denoising_loss(model, chosen, {}, clean, features, keys)
+    ((noisy, told),) = calls
+    np.testing.assert_allclose(noisy, clean - features[..., :3], atol=1e-4)
+    assert bool(jnp.array_equal(told, features)) == (dropout == 0.0)
+
+
+def test_residuals_need_a_render(debug_config):
+  debug_config.diffusion.target = "residual"
+  debug_config.objective.name = "diffusion"
+  with pytest.raises(ValueError, match=r"expected objective\.name 'joint'"):
+    objectives.build_options(debug_config)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_reaches_the_features(share):
+  x = jnp.array([1.5, -2.0])
+  value, gradient = jax.value_and_grad(
+    lambda x: (objectives.scale_gradient(x, share) ** 2).sum()
+  )(x)
+  np.testing.assert_allclose(value, 6.25)
+  np.testing.assert_allclose(gradient, share * 2 * x)
 
 
 def test_consistency_needs_two_input_views(debug_config):
@@ -168,17 +209,17 @@ def test_psnr_inside_a_mask():
 def test_depth_prior_is_zero_where_the_object_stands():
   opacity = jnp.array([[[0.5, 1.0], [0.0, 0.25]]])
   distance = jnp.array([[[1.3]]])
-  at_distance = objectives.depth_prior(1.3 * opacity, opacity, distance)
+  at_distance = regularizers.depth_prior(1.3 * opacity, opacity, distance)
   np.testing.assert_allclose(at_distance, 0, atol=1e-9)
   # 0.2 too far, weighted by opacity: (0.5 + 1 + 0 + 0.25) / 4 * 0.04.
-  further = objectives.depth_prior(1.5 * opacity, opacity, distance)
+  further = regularizers.depth_prior(1.5 * opacity, opacity, distance)
   np.testing.assert_allclose(further, 0.4375 * 0.04, rtol=1e-3)
 
 
 def test_consistency_moves_one_render_alone():
   a, b = jnp.array([0.2, 0.6]), jnp.array([0.0, 1.0])
-  np.testing.assert_allclose(objectives.consistency(a, b), (0.04 + 0.16) / 2)
-  by_a, by_b = jax.grad(objectives.consistency, (0, 1))(a, b)
+  np.testing.assert_allclose(regularizers.consistency(a, b), (0.04 + 0.16) / 2)
+  by_a, by_b = jax.grad(regularizers.consistency, (0, 1))(a, b)
   np.testing.assert_allclose(by_a, a - b)
   np.testing.assert_array_equal(by_b, 0)
 

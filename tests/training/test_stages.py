@@ -13,6 +13,8 @@ from configs import debug
 from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from genvs_jax.evaluation import evaluate
 from genvs_jax.evaluation import report
 from genvs_jax.models import builders
@@ -20,6 +22,7 @@ from genvs_jax.models import pipeline
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import loop
+from genvs_jax.training import stages
 from genvs_jax.training import startup
 
 ONE = jax.devices()[:1]
@@ -86,7 +89,7 @@ def test_a_stage_holds_and_trains_its_own_parts(nerf, diffusion):
   assert set(pretrained.load(nerf).variables) == {"encoder", "field"}
   assert set(pretrained.load(diffusion).variables) == {"denoiser"}
   for workdir, expected in (
-    (nerf, {"loss_rgb", "loss_opacity", "loss_depth_prior"}),
+    (nerf, {"loss_rgb", "loss_opacity"}),
     (diffusion, {"loss_denoising"}),
   ):
     lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
@@ -226,3 +229,76 @@ def test_pictures_of_a_stage_are_those_that_it_can_draw(
     )
     assert set(files) == expected
     assert all(path.read_bytes() for path in files.values())
+
+
+@pytest.fixture(scope="module")
+def staged(debug_workdir, tmp_path_factory):
+  """(config, workdir) of a run whose renderer had a stage of its own."""
+  workdir = str(tmp_path_factory.mktemp("staged"))
+  config = stage(debug_workdir)
+  config.train.render_steps = 2
+  config.diffusion.target, config.diffusion.sigma_data = "residual", 0.0
+  config.diffusion.units = "sigma_data"
+  state, steps = stages.run(config, workdir, ONE)
+  assert int(state.step) == steps == 2
+  return config, workdir
+
+
+def test_the_renderer_has_a_stage_of_its_own_and_stays(staged):
+  _, workdir = staged
+  first = pretrained.load(f"{workdir}/{stages.RENDER_STAGE}")
+  assert set(first.variables) == {"encoder", "field"}
+  last = pretrained.load(workdir)
+  for part in ("encoder", "field"):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      first.variables[part],
+      last.variables[part],
+    )
+
+
+def test_what_the_denoiser_draws_is_measured_and_recorded(staged):
+  """Against the deviation of pictures minus renders, drawn for themselves."""
+  config, workdir = staged
+  genvs = pretrained.load(workdir)
+  recorded = genvs.config.diffusion
+  records = datasets.load_split(config, workdir, "train")
+  views = [decoding.decode_views(r, range(8), 32, "area") for r in records]
+  batch = {k: np.stack([v[k] for v in views]) for k in views[0]}
+  inputs = {k: batch[k][:, :1] for k in ("images", "poses")}
+  inputs["intrinsics"] = batch["intrinsics"]
+  drawn = view_synthesis.build_render(genvs.model)(
+    genvs.variables, inputs, batch["poses"][:, 1:]
+  )
+  residual = batch["images"][:, 1:] / 255 - drawn.rgb
+  # Other views and input noise: near, not equal.
+  np.testing.assert_allclose(recorded.sigma_data, residual.std(), rtol=0.1)
+  assert 0.3 < recorded.feature_mean < 0.9
+  assert 0.02 < recorded.feature_std < 0.4
+
+
+def test_a_resumed_stage_measures_nothing_anew(staged, monkeypatch):
+  config, workdir = staged
+  config = config.copy_and_resolve_references()
+  before = pretrained.load(workdir).config.diffusion
+
+  def measure(config, workdir):
+    raise AssertionError("measured again")
+
+  monkeypatch.setattr(stages, "measure", measure)
+  config.train.steps = 3
+  state, _ = stages.run(config, workdir, ONE)
+  assert int(state.step) == 3
+  assert pretrained.load(workdir).config.diffusion == before
+
+
+def test_measuring_needs_a_renderer(debug_config):
+  debug_config.diffusion.sigma_data = 0.0
+  with pytest.raises(ValueError, match=r"set train\.render_steps, or"):
+    stages.run(debug_config, "")
+  debug_config.train.render_steps = 2
+  debug_config.objective.name = "nerf"
+  with pytest.raises(
+    ValueError, match=r"objective\.name 'joint', found 'nerf'"
+  ):
+    stages.run(debug_config, "")

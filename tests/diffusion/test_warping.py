@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genvs_jax.training import warping
+from genvs_jax.diffusion import augmentation
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def keys():
 
 def test_picture_and_features_take_the_same_warp(pictures):
   """With no other kind, half of all warped examples are mirrored."""
-  clean, features, labels = warping.augment(*pictures, keys(), 1.0, 0.0)
+  clean, features, labels = augmentation.augment(*pictures, keys(), 1.0, 0.0)
   mirrored = np.asarray(labels[:, 0] == 1)
   assert 16 < mirrored.sum() < 48
   np.testing.assert_array_equal(labels[:, 1:], 0)
@@ -35,7 +35,7 @@ def test_picture_and_features_take_the_same_warp(pictures):
 
 
 def test_the_rest_is_left_alone_with_labels_of_zeros(pictures):
-  clean, _, labels = warping.augment(*pictures, keys(), 0.25, 1.0)
+  clean, _, labels = augmentation.augment(*pictures, keys(), 0.25, 1.0)
   warped = np.asarray(jnp.any(labels != 0, -1))
   assert 4 < warped.sum() < 30
   np.testing.assert_allclose(clean[~warped], pictures[0][~warped], atol=1e-6)

@@ -1,0 +1,70 @@
+"""Configs that older versions wrote, under today's names.
+
+A checkpoint carries its config; what it was called and what was not there yet
+is put right here, once, when it is read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+# Names of fields in configs that older versions wrote, and what they are now.
+RENAMED = {
+  "diffusion.moves": "diffusion.schedule",
+  "diffusion.unconditional": "diffusion.null_noise",
+  "objective.weights": "objective.weighting",
+  "objective.depth": "objective.depth_prior",
+  "objective.augmentation_kinds": "objective.augmentation_probability",
+  "init_from.weights": "init_from.params",
+  "train.sheet_every": "train.image_grid_every",
+  "train.sheet_scenes": "train.image_grid_scenes",
+  "sampler.weights": "sampler.params",
+  "sample.progress": "sample.trajectories",
+  "evaluate.weights": "evaluate.metric_weights",
+  "evaluate.spread": "evaluate.spread_views",
+}
+# Fields that older versions did not have, and what their runs did.
+ADDED = {
+  "data.name": "",
+  "model.precision": "default",
+  "model.denoiser.geometry": (),
+  "diffusion.target": "image",
+  "diffusion.feature_mean": 0.0,
+  "diffusion.feature_std": 1.0,
+  "diffusion.units": "image",
+  "objective.feature_gradient": 1.0,
+  "train.render_steps": 0,
+}
+# Values that were renamed with them.
+_RENAMED_VALUES = {
+  "init_from.params": {"params": "raw"},
+  "sampler.params": {"params": "raw"},
+}
+
+
+def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The inverse of `config_fields.to_dict`; old names become today's."""
+
+  def tuples(value):
+    if isinstance(value, dict):
+      return {k: tuples(v) for k, v in value.items()}
+    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+  config = ml_collections.ConfigDict(tuples(values))
+  for old, new in RENAMED.items():
+    section, _, field = old.rpartition(".")
+    parent = config.get(section)
+    if parent is not None and field in parent:
+      value = parent[field]
+      del parent[field]
+      new_values = _RENAMED_VALUES.get(new, {})
+      parent[new.rpartition(".")[2]] = new_values.get(value, value)
+  for name, value in ADDED.items():
+    *path, field = name.split(".")
+    parent = config
+    for section in path:
+      parent = parent.get(section, {})
+    if parent and field not in parent:
+      parent[field] = value
+  return config
