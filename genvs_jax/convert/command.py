@@ -12,6 +12,8 @@ from genvs_jax.convert import metric_weights
 from genvs_jax.convert import recognize
 from genvs_jax.convert import torch_file
 
+METRICS = "metrics"
+
 
 def convert(
   config: ml_collections.ConfigDict | None,
@@ -28,13 +30,16 @@ def convert(
     config_file: its path.
     overrides: names of its fields that were set one by one; they must not
       contradict what the file is.
-    source: the PyTorch file.
+    source: the PyTorch file, or "metrics" for the weights of LPIPS and DISTS
+      that packages of the Python registry bring.
     output: workdir that receives the checkpoint (metrics' weights: folder).
     keep_optimizer: Adam's moments too.
 
   Raises:
     ConvertError: if the file cannot be converted; nothing is written then.
   """
+  if source == METRICS:
+    return metric_weights.convert_packages(output or "auto")
   content = torch_file.read(source)
   if metric_weights.recognize(content):
     return metric_weights.convert(content, source, output or "auto")

@@ -226,7 +226,7 @@ def _settings(
       config, config_fields.MEANING, config_fields.PICTURE
     ),
     **_fields_of(config, config_fields.SCORE, "evaluate."),
-    "metrics": scorer.names + ["fid"] * scorer.has_fid,
+    "metrics": scorer.names + [scorer.frechet],
     "dataset": datasets.identity(config, workdir),
     "variables": files.fingerprint(variables),
   }

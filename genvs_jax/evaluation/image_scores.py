@@ -4,7 +4,9 @@ All are of 8-bit pictures, as papers score them:
 
   psnr, psnr_masked     dB, over the picture and over the object's pixels
   ssim                  scikit-image's default, as pixelNeRF's
-  lpips_vgg, lpips_alex, dists    lower is closer
+  lpips_vgg, lpips_alex, dists    lower is closer; smaller pictures than 64
+                        pixels are enlarged to 64
+  sharpness             mean gradient over the truth's, 1 is right
   depth_error           mean |distance| error in world units over the object's
                         pixels that the render makes opaque
   depth_coverage        share of the object's pixels that those are
@@ -20,7 +22,7 @@ from genvs_jax.geometry import rendering
 from genvs_jax.images import metrics
 from genvs_jax.runtime import sharding
 
-# Whether more is better; "fid" and the consistency scores are not per view.
+# Whether more is better; Frechet and consistency scores are not per view.
 HIGHER_IS_BETTER = {
   "psnr": True,
   "psnr_masked": True,
@@ -28,8 +30,10 @@ HIGHER_IS_BETTER = {
   "lpips_vgg": False,
   "lpips_alex": False,
   "dists": False,
+  "mean_colour": False,
 }
 _PICTURES_AT_A_TIME = 16
+_LEAST_SIZE = 64  # pixels, of what perceptual networks see
 
 
 class Scorer:
@@ -40,7 +44,8 @@ class Scorer:
 
   Attributes:
     left_out: {metric: names of missing weights}.
-    has_fid: whether `features` can be called.
+    frechet: which Frechet distance `features` are for, a name of
+      `perceptual.FLAVOURS`; "" if there is none.
   """
 
   def __init__(self, weights_folder: str):
@@ -49,13 +54,15 @@ class Scorer:
     functions, self.left_out = perceptual.build_metrics(
       weights_folder, sharding.replicated(mesh)
     )
-    self._features = functions.pop("fid", None)
-    self.has_fid = self._features is not None
+    names = [name for name in perceptual.FLAVOURS if name in functions]
+    self.frechet = names[0] if names else ""
+    self._features = functions.pop(self.frechet, None)
     self._psnr = jax.jit(metrics.psnr)
     self._distances: dict[str, Callable] = {
       "psnr": self._psnr,
       "ssim": jax.jit(metrics.ssim),
-      **functions,
+      "sharpness": jax.jit(metrics.sharpness),
+      **{name: _enlarged(function) for name, function in functions.items()},
     }
 
   @property
@@ -82,8 +89,8 @@ class Scorer:
     return scores
 
   def features(self, pictures: np.ndarray) -> np.ndarray:
-    """Inception's features f32 [T,2048] of u8 pictures, for FID."""
-    assert self._features is not None, "has_fid is False"
+    """Features f32 [T,n] of u8 pictures, for the Frechet distance."""
+    assert self._features is not None, "frechet is empty"
     return self._in_pieces(self._features, pictures)
 
   def _in_pieces(self, function: Callable, *arrays: np.ndarray) -> np.ndarray:
@@ -103,6 +110,17 @@ class Scorer:
     return np.concatenate(results)
 
 
+def _enlarged(distance: Callable) -> Callable:
+  """The distance of pictures enlarged to 64 pixels, if they are smaller."""
+
+  def enlarge(images):
+    size = max(images.shape[1], _LEAST_SIZE)
+    shape = (len(images), size, size, 3)
+    return jax.image.resize(images, shape, "bilinear")
+
+  return lambda images, truth: distance(enlarge(images), enlarge(truth))
+
+
 def best_of(scores: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """The best of several pictures of each view, metric by metric."""
   return {
@@ -110,6 +128,7 @@ def best_of(scores: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
       [s[name] for s in scores], 0
     )
     for name in scores[0]
+    if name in HIGHER_IS_BETTER
   }
 
 

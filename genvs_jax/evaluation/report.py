@@ -36,20 +36,21 @@ def write_results(
     suffix: of the files' names: those of a part stand beside those of all.
   """
   statistics: dict[str, distances.FeatureStatistics] = {}
-  if scorer.has_fid:
+  if scorer.frechet:
     for line in lines:
       for row, features in store.features(line["scene"]).items():
         statistics.setdefault(row, distances.FeatureStatistics()).add(features)
   truth = statistics.pop("truth", None)
 
-  def fid(row: str) -> float | None:
+  def frechet(row: str) -> float | None:
     if row not in statistics or truth is None or truth.count < 2:
       return None
     return distances.frechet(statistics[row], truth)
 
-  rows = summary.summarise(lines, rollouts, fid)
+  rows = summary.summarise(lines, rollouts, frechet, scorer.frechet)
   views = sum(len(line["views"]) for line in lines)
   results: dict[str, Any] = {
+    **_headlines(rows),
     "rows": rows,
     "scenes": len(lines),
     "views": views,
@@ -68,7 +69,8 @@ def write_results(
       "frames": rollouts[0]["frames"],
     }
   if truth is not None:
-    results["fid"] = {"flavour": perceptual.FID_FLAVOUR, "images": views}
+    label, flavour = perceptual.FLAVOURS[scorer.frechet]
+    results["frechet"] = {"name": label, "flavour": flavour, "images": views}
   for line, rollout in zip(lines, rollouts, strict=False):
     line["rollout"] = rollout
   text = "".join(json.dumps(x) + "\n" for x in [*lines, {"dataset": results}])
@@ -82,6 +84,20 @@ def write_results(
   return results
 
 
+def _headlines(rows: summary.Scores) -> dict[str, float | None]:
+  """What a script asks for first; None where a score is missing."""
+  names = ("psnr", "lpips_vgg", "mean_colour", "sharpness", "reprojection")
+  scores = {
+    f"{name}_{row}": rows.get(row, {}).get(name)
+    for name in names
+    for row in ("render", "sample")
+  }
+  for label, row in (("truth", "render"), ("sample", "sample")):
+    correlation = rows.get(row, {}).get("colour_correlation")
+    scores[f"colour_correlation_{label}"] = correlation
+  return scores
+
+
 def table(results: dict[str, Any]) -> str:
   """The scores as a Markdown table, with what they were measured on."""
   inputs = results["input_views"]
@@ -92,9 +108,12 @@ def table(results: dict[str, Any]) -> str:
     f" input {word} {', '.join(map(str, inputs))}; targets:"
     f" {results['targets']}."
   ]
-  if "fid" in results:
-    fid = results["fid"]
-    notes.append(f"FID over {fid['images']} pictures: {fid['flavour']}.")
+  if "frechet" in results:
+    frechet = results["frechet"]
+    notes.append(
+      f"{frechet['name']} over {frechet['images']} pictures:"
+      f" {frechet['flavour']}."
+    )
   if "rollouts" in results:
     rollouts = results["rollouts"]
     notes.append(
@@ -104,6 +123,11 @@ def table(results: dict[str, Any]) -> str:
   if results["left_out"]:
     metrics = ", ".join(results["left_out"])
     notes.append(f"Left out, because their weights are missing: {metrics}.")
+  truth = results["rows"]["render"].get("colour_correlation")
+  if truth is not None:
+    notes.append(
+      f"In the render's row stands what the truth's colours have: {truth:.2f}."
+    )
   rows = summary.table(results["rows"], results["samples"])
   return rows + "\n\n" + " ".join(notes)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
+from genvs_jax.evaluation import colours
 from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
@@ -19,7 +20,7 @@ from genvs_jax.models import pipeline
 
 _MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
 _EXAMPLE_VIEWS = 8  # of a scene on the grid
-# Rows whose pictures can be stored, and whose features FID compares.
+# Rows whose pictures can be stored, and whose features are compared.
 _PREDICTED_ROWS = ("render", "sample", "sample_mean")
 Rows = dict[str, np.ndarray]
 
@@ -105,7 +106,7 @@ class SceneScores:
     """Scores the rows; files of the scene, its line last."""
     scores = self._score(scene, predicted, rows)
     features = {}
-    if self._scorer.has_fid:
+    if self._scorer.frechet:
       pictures = {k: v for k, v in rows.items() if k in _PREDICTED_ROWS}
       pictures["truth"] = scene.images
       features = {k: self._scorer.features(v) for k, v in pictures.items()}
@@ -139,14 +140,26 @@ class SceneScores:
   ) -> dict[str, dict[str, np.ndarray]]:
     """Scores [T] by row and metric."""
     mask = None if scene.distances is None else scene.distances > 0
-    scores = {
-      row: self._scorer.score(images, scene.images, mask)
-      for row, images in rows.items()
-    }
+    is_object = colours.object_mask(scene.images) if mask is None else mask
+
+    def score(images):
+      error = colours.mean_colour_error(images, scene.images, is_object)
+      scores = self._scorer.score(images, scene.images, mask)
+      return scores | {"mean_colour": error}
+
+    scores = {row: score(images) for row, images in rows.items()}
+    # The truth's colours against the render's are what a sample's should be.
+    for row, images in (
+      ("render", scene.images),
+      ("sample", rows.get("sample")),
+    ):
+      if images is not None:
+        scores[row] |= colours.chroma_products(
+          images, rows["render"], is_object
+        )
     if self._options.samples > 1:
       others = [
-        self._scorer.score(images, scene.images, mask)
-        for images in np.moveaxis(predicted.samples, 1, 0)[1:]
+        score(images) for images in np.moveaxis(predicted.samples, 1, 0)[1:]
       ]
       scores["sample_best"] = image_scores.best_of([scores["sample"], *others])
     if scene.distances is not None:

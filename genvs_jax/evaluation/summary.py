@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from genvs_jax.evaluation import colours
+
 ROWS = {
   "render": "RGB render",
   "sample": "one sample",
@@ -23,6 +25,10 @@ _COLUMNS = {
   "lpips_alex": ("LPIPS (Alex)", "{:.3f}"),
   "dists": ("DISTS", "{:.3f}"),
   "fid": ("FID", "{:.1f}"),
+  "frechet_vgg16": ("Frechet distance (VGG16)", "{:.2f}"),
+  "sharpness": ("sharpness", "{:.2f}"),
+  "mean_colour": ("mean colour, CIEDE2000", "{:.1f}"),
+  "colour_correlation": ("colours with the render's", "{:.2f}"),
   "depth_error": ("depth error (coverage)", "{:.3f}"),
   "reprojection": ("reprojection, dB (coverage)", "{:.1f}"),
   "field_fit": ("field fit, dB (coverage)", "{:.1f}"),
@@ -59,14 +65,16 @@ def mean_over_views(scores: Scores) -> Scores:
 def summarise(
   lines: Sequence[dict[str, Any]],
   rollouts: Sequence[dict[str, Any]],
-  fid: Callable[[str], float | None],
+  frechet: Callable[[str], float | None],
+  frechet_name: str = "fid",
 ) -> Scores:
   """Means over scenes by row and metric.
 
   Args:
     lines: of `score_files`, with "means" of each scene.
     rollouts: consistency scores by row, in scenes of their own.
-    fid: of a row's pictures against the truth's; None if unknown.
+    frechet: distance of a row's pictures from the truth's; None if unknown.
+    frechet_name: which distance that is.
   """
   summary: Scores = {}
   for row in ROWS:
@@ -79,9 +87,12 @@ def summarise(
       metric: _mean([scene.get(metric) for scene in means])
       for metric in metrics
     }
-    distance = fid(row)
+    products = [summary[row].pop(name, None) for name in colours.PRODUCTS]
+    if None not in products:
+      summary[row]["colour_correlation"] = colours.correlation(*products)
+    distance = frechet(row)
     if distance is not None:
-      summary[row]["fid"] = distance
+      summary[row][frechet_name] = distance
     for metric in ("reprojection", "field_fit"):
       scores = [r["scores"][row] for r in rollouts if row in r["scores"]]
       if scores:

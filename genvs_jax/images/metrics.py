@@ -19,6 +19,19 @@ def psnr(image: Array, truth: Array, mask: Array | None = None) -> jax.Array:
   return -10 * jnp.log10(jnp.maximum(mean, 1e-10))
 
 
+def sharpness(image: jax.Array, truth: jax.Array) -> jax.Array:
+  """Mean gradient of a picture over that of the truth, [..]: 1 is as sharp."""
+
+  def gradient(x):
+    """Mean absolute difference of neighbouring pixels, both ways."""
+    return sum(
+      jnp.mean(jnp.abs(jnp.diff(x, axis=axis)), (-3, -2, -1))
+      for axis in (-3, -2)
+    )
+
+  return gradient(image) / jnp.maximum(gradient(truth), 1e-6)
+
+
 def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
   """Structural similarity [..] (Wang et al. 2004), mean over channels.
 

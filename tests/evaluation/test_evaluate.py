@@ -14,6 +14,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.evaluation import consistency
 from genvs_jax.evaluation import evaluate
+from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
@@ -233,6 +234,7 @@ def test_perceptual_metrics_come_with_their_weights(
   for name in ("vgg16", "lpips_vgg", "inception"):
     weights.save(str(tmp_path / "weights"), name, {"x": np.float32([2.0])})
   config.evaluate.metric_weights = str(tmp_path / "weights")
+  monkeypatch.setattr(image_scores, "_LEAST_SIZE", 32)  # nothing is enlarged
 
   def lpips(loaded, images, truth):
     apart = ((images - truth) ** 2).mean((1, 2, 3))
@@ -261,7 +263,7 @@ def test_perceptual_metrics_come_with_their_weights(
     result.add(features)
   expected = distances.frechet(*statistics)
   assert results["rows"]["render"]["fid"] == pytest.approx(expected)
-  assert results["fid"]["images"] == 6
+  assert results["frechet"]["images"] == 6
   text = report.table(results)
   assert "FID over 6 pictures" in text and "pytorch-fid" in text
   assert "because their weights are missing: lpips_alex, dists" in text

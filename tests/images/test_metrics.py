@@ -1,5 +1,6 @@
 """Image scores against scikit-image's, on 8-bit pictures."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.metrics
@@ -66,11 +67,40 @@ def test_scores_do_not_depend_on_how_many_there_are(pictures):
   images, truth = (np.concatenate([x] * 5) for x in pictures)
   many = scores.score(images, truth, None)
   few = scores.score(images[:7], truth[:7], None)
-  assert scores.names == ["psnr", "ssim"]
+  assert scores.names == ["psnr", "ssim", "sharpness"]
   assert set(scores.left_out) == {"lpips_vgg", "lpips_alex", "dists", "fid"}
   for name in scores.names:
     assert many[name].shape == (20,)
     np.testing.assert_allclose(many[name][:7], few[name], rtol=1e-6)
+
+
+def test_sharpness_is_the_gradient_over_the_truth(pictures):
+  _, truth = pictures
+  truth = truth / np.float32(255)
+  faded = 0.25 * truth + 0.3
+  np.testing.assert_allclose(metrics.sharpness(faded, truth), 0.25, rtol=1e-4)
+  stripes = np.zeros((8, 8, 3), np.float32)
+  stripes[:, ::2] = 1.0  # each neighbour across differs by 1, each below by 0
+  ramp = np.broadcast_to(np.linspace(0, 1, 8)[:, None, None], (8, 8, 3))
+  np.testing.assert_allclose(metrics.sharpness(stripes, ramp), 7.0, rtol=1e-5)
+
+
+def test_networks_see_no_picture_below_64_pixels(pictures):
+  """Doubling bilinearly keeps the mean; larger pictures are left alone."""
+  small, truth = (jnp.asarray(x[:, :32] / np.float32(255)) for x in pictures)
+  shapes = []
+
+  def distance(images, truth):
+    shapes.append(images.shape[1:3])
+    return jnp.mean(images - truth, (1, 2, 3))
+
+  enlarged = image_scores._enlarged(distance)
+  np.testing.assert_allclose(
+    enlarged(small, truth), distance(small, truth), atol=1e-6
+  )
+  large = jnp.zeros((1, 80, 80, 3))
+  enlarged(large, large)
+  assert shapes == [(64, 64), (32, 32), (80, 80)]
 
 
 def test_the_best_is_chosen_metric_by_metric():

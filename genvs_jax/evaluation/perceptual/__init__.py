@@ -22,9 +22,19 @@ NEEDS = {
   "dists": ("vgg16", "dists"),
   "fid": ("inception",),
 }
-FID_FLAVOUR = (
-  "Inception 2015-12-05 as in pytorch-fid, pictures enlarged bilinearly to 299"
-)
+# Frechet distances, the first whose weights are there: FID, else a distance of
+# its own name, which says the same of VGG16's features and is no FID.
+FLAVOURS = {
+  "fid": (
+    "FID",
+    "Inception 2015-12-05 as in pytorch-fid, pictures enlarged bilinearly to"
+    " 299",
+  ),
+  "frechet_vgg16": (
+    "Frechet distance (VGG16)",
+    "512 features, the means over pixels after VGG16's last ReLU; not a FID",
+  ),
+}
 _DISTANCES = {
   "lpips_vgg": distances.lpips_vgg,
   "lpips_alex": distances.lpips_alex,
@@ -44,7 +54,8 @@ def build_metrics(
   Returns:
     {name: jitted function}: lpips_vgg, lpips_alex and dists take (images,
     truth) and give [n]; fid takes images and gives features [n,2048] for
-    `distances.FeatureStatistics`. And {name: missing weights} of the rest.
+    `distances.FeatureStatistics`, and frechet_vgg16 [n,512] where fid's
+    weights are missing. And {name: missing weights} of the rest.
   """
   left_out = {
     metric: names
@@ -65,5 +76,9 @@ def build_metrics(
   if "fid" in available:
     functions["fid"] = functools.partial(
       jax.jit(networks.inception), arrays["inception"]
+    )
+  elif "vgg16" in arrays:
+    functions["frechet_vgg16"] = functools.partial(
+      jax.jit(distances.vgg16_features), arrays["vgg16"]
     )
   return functions, left_out

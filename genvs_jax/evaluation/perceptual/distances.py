@@ -36,6 +36,12 @@ def lpips_vgg(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   )
 
 
+def vgg16_features(weights, images: jax.Array) -> jax.Array:
+  """Means over pixels after VGG16's last ReLU [n,512]; pictures in [0,1]."""
+  *_, last = networks.vgg16(weights, pipeline.imagenet_normalize(images))
+  return jnp.mean(last, (1, 2))
+
+
 def lpips_alex(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   """LPIPS [n] on AlexNet, whose first layer needs 32 pixels or more."""
   return _lpips(
