@@ -255,6 +255,9 @@ def get_config() -> ml_collections.ConfigDict:
   rollout.policy = "reference"
   rollout.random_views = 4  # of policy reference
   rollout.nearest_views = 5  # of policy nearest, inputs included
+  # All frames of a scene are drawn with the same noise, so that they differ by
+  # what conditions them alone.
+  rollout.same_noise = False
   # Memory for the encoded views of all scenes; beyond it the oldest frames are
   # encoded again when they are picked.
   rollout.bank_gib = 4.0

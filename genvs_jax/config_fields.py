@@ -75,7 +75,7 @@ _FIELDS_BY_ROLE = {
   """,
   SCORE: """
     rollout.policy rollout.random_views rollout.nearest_views
-    rollout.bank_dtype
+    rollout.bank_dtype rollout.same_noise
     sample.split sample.scene sample.scenes sample.input_views sample.path
     sample.frames sample.elevation sample.unconditional sample.trajectories
     sample.mesh_resolution sample.mesh_level

@@ -35,6 +35,7 @@ class Options:
     bank_dtype: of them.
     sampler: see `view_synthesis.build_sampler`; None draws RGB renders.
     trajectories: frames whose estimates at each step are returned.
+    same_noise: draw all frames of a scene with the same noise.
   """
 
   build_policy: Callable[[int], policies.Policy]
@@ -42,6 +43,7 @@ class Options:
   bank_dtype: Any
   sampler: Callable | None
   trajectories: tuple[int, ...]
+  same_noise: bool = False
 
 
 @dataclasses.dataclass
@@ -137,7 +139,8 @@ class Rollout:
     images = inputs["images"] / np.float32(255)
     pictures: list[Any] = [images[:, i] for i in range(views)]
     all_poses = np.concatenate([np.asarray(inputs["poses"]), poses], 1)
-    keys = view_synthesis.view_keys(seed, inputs["scene"], np.arange(frames))
+    numbers = np.arange(frames) * (not self._options.same_noise)
+    keys = view_synthesis.view_keys(seed, inputs["scene"], numbers)
     # The last frame conditions nothing, and with some policies no frame does.
     conditioning = (frames - 1) * policy.uses_frames
     bank, slots = self._empty_bank(count, views, conditioning, policy)
@@ -298,5 +301,6 @@ def build_rollout(
       view_synthesis.build_sampler(config, model) if has_denoiser else None
     ),
     trajectories=tuple(trajectories),
+    same_noise=config.rollout.same_noise,
   )
   return Rollout(options, model, place)

@@ -153,11 +153,19 @@ def test_a_config_of_an_older_version_is_named(trained_workdir, monkeypatch):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_never_costs_the_best(tmp_path, bad):
+@pytest.mark.parametrize("highest", [True, False])
+def test_a_score_that_is_not_finite_never_costs_the_best(
+  tmp_path, bad, highest
+):
   checkpointer = checkpoints.Checkpointer(
-    str(tmp_path), keep_latest=1, keep_every=1000, best_metric="psnr"
+    str(tmp_path),
+    keep_latest=1,
+    keep_every=1000,
+    best_metric="psnr",
+    highest_is_best=highest,
   )
-  for step, score in enumerate((20.0, bad, 15.0, 14.0), 1):
+  scores = (20.0, bad, 15.0, 14.0) if highest else (4.0, bad, 5.0, 6.0)
+  for step, score in enumerate(scores, 1):
     checkpointer.save(step, {"x": np.ones(2)}, {}, {"psnr": score})
     checkpointer.wait()
   checkpointer.close()

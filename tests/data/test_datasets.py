@@ -120,6 +120,8 @@ def test_identities_differ_by_scenes(config, two_sources):
     datasets.prepare(config, "")
     identities.append(datasets.identity(config, ""))
   assert identities[0]["scenes"] != identities[1]["scenes"]
+  first, second = (identity["made_from"] for identity in identities)
+  assert first["listing"] != second["listing"]
   assert identities[0] != identities[1]
 
 

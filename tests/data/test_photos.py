@@ -9,8 +9,11 @@ import pytest
 from absl import logging
 from PIL import Image
 
+from configs import debug
 from genvs_jax.data import photos
 from genvs_jax.geometry import camera_paths
+from genvs_jax.models import builders
+from genvs_jax.sampling import sample_scenes
 
 SIZE = 32
 POSES = np.asarray(camera_paths.orbit(3, 20.0, 1.3))
@@ -238,6 +241,17 @@ def test_views_are_chosen_among_the_pictures(tmp_path):
   np.testing.assert_allclose(some["poses"], POSES[[2, 0]], atol=1e-6)
   with pytest.raises(ValueError, match=r"\(3,\), but .* holds 3 pictures"):
     photos.load(str(tmp_path / "scene"), size=SIZE, views=(3,))
+
+
+def test_the_config_chooses_among_them_too(tmp_path):
+  srn(tmp_path / "scene")
+  config = debug.get_config()
+  config.sample.input_views = (2,)
+  inputs = sample_scenes.load_photos(
+    config, builders.build_model(config), str(tmp_path / "scene")
+  )
+  assert inputs["images"].shape[:2] == (1, 1)
+  np.testing.assert_allclose(inputs["poses"][0, 0], POSES[2], atol=1e-6)
 
 
 def test_backgrounds_that_are_not_white_are_warned_of(tmp_path, warnings):

@@ -169,6 +169,31 @@ def test_flipped_input_flips_what_the_encoder_sees(variables):
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
+def test_the_field_multiplies_as_the_config_says(variables, precision):
+  """Its own products; those of the geometry are always exact."""
+  model = dataclasses.replace(MODEL, precision=precision)
+  points = jnp.zeros((2, 3, 4, 3))
+
+  def products(program):
+    for equation in program.eqns:
+      if equation.primitive.name == "dot_general":
+        yield equation.params["precision"]
+      for value in equation.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+          yield from products(inner)
+
+  program = jax.make_jaxpr(
+    lambda v, x: pipeline.evaluate_field(
+      model, v, inputs(jnp.ones((2, 2), bool)), x
+    )
+  )(variables, points)
+  highest = (jax.lax.Precision.HIGHEST,) * 2
+  others = [p for p in products(program.jaxpr) if p != highest]
+  assert bool(others) == (precision == "default")
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
 def test_networks_multiply_as_the_config_says(variables, precision):
   """Every product and convolution of the networks carries the precision."""
   config = debug.get_config()

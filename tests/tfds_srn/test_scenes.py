@@ -338,10 +338,19 @@ def test_bombs_are_problems(tmp_path, monkeypatch):
   (folder,) = splits.find_scenes(str(tmp_path / "bomb.zip"))["train"]
   _, problems = scenes.survey([folder])
   assert any("larger than 128 MiB" in p for p in problems[folder])
+  with open(scene / "rgb" / "000009.png", "wb") as huge:
+    huge.truncate(1 << 28)  # no byte of it is on the disk
+  (folder,) = splits.find_scenes(str(root))["train"]
+  _, problems = scenes.survey([folder])
+  assert any("larger than 128 MiB" in p for p in problems[folder])
+  (scene / "rgb" / "000009.png").unlink()
+  # Pillow itself refuses the second one.
+  Image.new("1", (14_000, 14_000)).save(scene / "rgb" / "000001.png")
   Image.new("1", (9000, 9000)).save(scene / "rgb" / "000000.png")
   (folder,) = splits.find_scenes(str(root))["train"]
   _, problems = scenes.survey([folder])
   assert any("has 9000x9000 pixels" in p for p in problems[folder])
+  assert any("000001.png" in p for p in problems[folder])
 
 
 def test_a_scene_may_be_called_like_a_split(tmp_path):

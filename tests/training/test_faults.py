@@ -398,6 +398,7 @@ def test_another_state_is_no_damage(debug_config, workdir, monkeypatch):
   "error",
   [
     OSError(116, "Stale file handle"),
+    OSError(122, "Disk quota exceeded"),
     MemoryError(),
     jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
   ],
@@ -457,9 +458,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(debug_workdir, tmp_path):
 @pytest.mark.parametrize(
   "section, name",
   [
+    ("train", "steps"),
     ("train", "log_every"),
     ("train", "image_grid_every"),
+    ("train", "accumulation"),
+    ("train", "target_views"),
     ("checkpoint", "every"),
+    ("checkpoint", "keep_latest"),
+    ("checkpoint", "keep_every"),
   ],
 )
 def test_numbers_of_steps_are_not_zero(debug_config, tmp_path, section, name):
