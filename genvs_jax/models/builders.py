@@ -98,6 +98,7 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
     sigma_data=diffusion.sigma_data,
     target=diffusion.target,
     geometry=geometry,
+    feature_channels=config.model.feature_channels,
     feature_mean=diffusion.feature_mean,
     feature_std=diffusion.feature_std,
     # Without features the denoiser draws any object.

@@ -37,8 +37,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Model:
   """Networks and the geometry that joins them; hashable, holds no arrays.
 
-  The networks are Linen modules of the contracts below.
-
   Attributes:
     encoder: images [n,H,W,3] -> volumes [n,H,W,D,C].
     field: volume features -> density and features.
@@ -54,10 +52,10 @@ class Model:
     sigma_data: EDM's, of what the denoiser draws.
     target: what that is, "image", or "residual" for what the RGB render lacks.
     geometry: what is told beside the features, see `camera_channels`.
+    feature_channels: F, of the render.
     feature_mean: taken off the features on their way into the denoiser, ...
     feature_std: ... which are then divided by this.
-    denoiser_features: channels of the conditioning image that the denoiser
-      takes, 0 for one that draws any object.
+    denoiser_features: F+G that the denoiser takes, 0 if it draws any object.
     null_noise: of which `null_features` are made, "normal" or "uniform".
     precision: of the networks' float32 products, see `configs/base.py`.
   """
@@ -76,6 +74,7 @@ class Model:
   sigma_data: float
   target: str
   geometry: tuple[str, ...]
+  feature_channels: int
   feature_mean: float
   feature_std: float
   denoiser_features: int
@@ -280,18 +279,19 @@ def conditioning_image(
   poses: jax.Array,
   intrinsics: jax.Array,
 ) -> jax.Array:
-  """What the denoiser is told of a view: features, and geometry behind them.
+  """What the denoiser is told of Q views, at the size of the image.
 
   Args:
     model: the model.
-    render: of Q views.
-    poses: [B,Q,4,4] camera-to-world, of those views.
+    render: of the views.
+    poses: [B,Q,4,4] camera-to-world.
     intrinsics: [B,4] pixels of the image.
 
   Returns:
-    [B,Q,H,W,F+G], the features first and their RGB first of all; G channels as
-    `model.geometry` asks for, in world units.
+    [B,Q,H,W,F+G], features first and RGB first of them, then `model.geometry`.
   """
+  if not model.geometry:
+    return resize_features(model, render.features)
   rendered = camera_channels.of_render(
     model.geometry, render.weighted_depth, render.opacity, poses
   )
@@ -351,7 +351,7 @@ def predict(
     augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
   # The features are no noisy image: their scale is their own. The geometry
   # behind them passes as it is.
-  count = features.shape[-1] - camera_channels.count(model.geometry)
+  count = model.feature_channels
   scaled = (features[..., :count] - model.feature_mean) / model.feature_std
   features = jnp.concatenate([scaled, features[..., count:]], -1)
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)

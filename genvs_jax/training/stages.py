@@ -185,7 +185,7 @@ def _build_moments(
     result = objectives.rendering_losses(model, options, variables, batch, keys)
     base = pipeline.base_image(model, result.features)
     target = result.targets if base is None else result.targets - base
-    features = result.features[..., : config.model.feature_channels]
+    features = result.features[..., : model.feature_channels]
     return jnp.array(
       [[jnp.mean(x), jnp.mean(x**2)] for x in (target, features)]
     )
