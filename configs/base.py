@@ -314,6 +314,7 @@ def get_config() -> ml_collections.ConfigDict:
   evaluate.baselines = False
   # Scenes that are rolled out along sample.path and scored for 3D consistency.
   evaluate.rollouts = 0
+  evaluate.field_fit = True  # the slower of the two consistency scores too
   evaluate.pictures = False  # keep what was scored, in pixelNeRF's layout
   # Folder of converted LPIPS, DISTS and FID weights; "auto" is the user's cache
   # folder. Metrics without weights are left out.

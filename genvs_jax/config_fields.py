@@ -95,7 +95,7 @@ _FIELDS_BY_ROLE = {
     train.log_every train.image_grid_every train.image_grid_scenes
     train.profile
     rollout.bank_gib sample.fps
-    evaluate.scenes evaluate.rollouts evaluate.metric_weights
+    evaluate.scenes evaluate.rollouts evaluate.field_fit evaluate.metric_weights
     evaluate.batch_size evaluate.batch_views
   """,
 }

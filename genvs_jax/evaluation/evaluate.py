@@ -141,11 +141,12 @@ def _load(
   )
   _start_together(store)
   rollout_fields = _fields_of(config, config_fields.SCORE, "rollout.")
+  rollout_settings = [rollout_fields, path, options.field_fit]
   return _Work(
     records=records,
     scenes=scenes,
     rolled_out=scenes[: options.rollouts],
-    rollout_kind=f"rollouts_{files.digest([rollout_fields, path])[:8]}",
+    rollout_kind=f"rollouts_{files.digest(rollout_settings)[:8]}",
     scorer=scorer,
     store=store,
   )

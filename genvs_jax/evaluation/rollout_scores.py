@@ -23,7 +23,7 @@ class RolloutScores:
   Args:
     rollout: draws paths for `batch` scenes on `mesh`.
     variables: of the model, on the devices of the mesh.
-    options: of the field fits.
+    options: of the field fits; None for none, which take minutes each.
     seed: of the rollouts.
     batch: scenes rolled out at a time; fewer take as long.
   """
@@ -32,7 +32,7 @@ class RolloutScores:
     self,
     rollout: rollouts.Rollout,
     variables: pipeline.Variables,
-    options: consistency.FitOptions,
+    options: consistency.FitOptions | None,
     seed: int,
     batch: int,
   ):
@@ -88,8 +88,8 @@ def build_rollout_scores(
   variables: pipeline.Variables,
   batch: int,
 ) -> RolloutScores:
-  """From `config.rollout`, `config.sampler` and `config.seed`; variables lie
-  on this process's devices."""
+  """From `config.rollout`, `config.evaluate`, `config.sampler` and
+  `config.seed`; variables lie on this process's devices."""
   mesh = sharding.make_local_mesh(batch)
   split = sharding.split_batch(mesh)
   rollout = rollouts.build_rollout(
@@ -98,7 +98,9 @@ def build_rollout_scores(
     "denoiser" in variables,
     lambda tree: jax.device_put(tree, split),
   )
-  options = consistency.FitOptions(half_extent=model.frustum.half_extent)
+  options = None
+  if config.evaluate.field_fit:
+    options = consistency.FitOptions(half_extent=model.frustum.half_extent)
   variables = jax.device_put(variables, sharding.replicated(mesh))
   return RolloutScores(rollout, variables, options, config.seed, batch)
 
@@ -107,7 +109,7 @@ def _score(
   views: Sequence[view_synthesis.Views],
   poses: np.ndarray,
   intrinsics: np.ndarray,
-  options: consistency.FitOptions,
+  options: consistency.FitOptions | None,
 ) -> RowScores:
   """Scores of one scene's frames, which have neither B nor Q."""
   opacity = np.stack([f.opacity for f in views])
@@ -122,11 +124,12 @@ def _score(
       np.stack(images), depth, opacity, np.asarray(poses), intrinsics
     )
     reprojection = consistency.reprojection(frames)
-    fit = consistency.field_fit(frames, options)
     scores[row] = {
       "reprojection": reprojection.psnr,
       "reprojection_coverage": reprojection.coverage,
-      "field_fit": fit.psnr,
-      "field_fit_coverage": fit.coverage,
     }
+    if options is not None:
+      fit = consistency.field_fit(frames, options)
+      scores[row]["field_fit"] = fit.psnr
+      scores[row]["field_fit_coverage"] = fit.coverage
   return scores

@@ -94,7 +94,9 @@ def summarise(
     if distance is not None:
       summary[row][frechet_name] = distance
     for metric in ("reprojection", "field_fit"):
-      scores = [r["scores"][row] for r in rollouts if row in r["scores"]]
+      scores = [
+        r["scores"][row] for r in rollouts if metric in r["scores"].get(row, {})
+      ]
       if scores:
         values = [s[metric] for s in scores]
         coverage = _COVERAGES[metric]

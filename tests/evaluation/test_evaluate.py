@@ -214,6 +214,16 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
     result = line["rollout"]["scores"][row]
     assert 0 <= result["reprojection_coverage"] <= 1
     assert rows[row]["field_fit"] == result["field_fit"]
+    assert results[f"reprojection_{row}"] == result["reprojection"]
+    for name in ("psnr", "sharpness", "mean_colour"):
+      assert results[f"{name}_{row}"] == rows[row][name]
+  assert -1 <= results["colour_correlation_sample"] <= 1
+  assert results["lpips_vgg_render"] is None  # no weights here
+  # Without field fits the rest is the same.
+  config.evaluate.field_fit = False
+  again = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
+  assert "field_fit" not in again["rows"]["sample"]
+  assert again["reprojection_sample"] == results["reprojection_sample"]
   # The input copy is the nearer of the two views, seen from the origin.
   records = datasets.load_split(config, "", "validation")
   scene = protocol.load_scene(config, records, 0)
