@@ -117,7 +117,7 @@ def table(results: dict[str, Any]) -> str:
   if "rollouts" in results:
     rollouts = results["rollouts"]
     notes.append(
-      f"Reprojection and field fit over rollouts of {rollouts['frames']} frames"
+      f"3D consistency over rollouts of {rollouts['frames']} frames"
       f" of {rollouts['scenes']} scenes."
     )
   if results["left_out"]:
