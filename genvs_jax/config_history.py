@@ -35,6 +35,8 @@ ADDED = {
   "diffusion.units": "image",
   "objective.feature_gradient": 1.0,
   "train.render_steps": 0,
+  "rollout.same_noise": False,
+  "evaluate.field_fit": True,
 }
 # Values that were renamed with them.
 _RENAMED_VALUES = {
