@@ -59,7 +59,7 @@ _EXPORT = flags.DEFINE_enum(
   ["", "ply"],
   "sample: also write points from the depth and a mesh of the field.",
 )
-_SOURCE = flags.DEFINE_string("source", None, "convert: the PyTorch file.")
+_SOURCE = flags.DEFINE_string("source", None, "convert: a file, or metrics.")
 _OUTPUT = flags.DEFINE_string(
   "output",
   None,

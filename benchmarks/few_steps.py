@@ -134,19 +134,13 @@ def build_score(truth: np.ndarray, mask: np.ndarray | None):
     scores = {
       "psnr": jnp.mean(metrics.psnr(drawn, truth)),
       "ssim": jnp.mean(metrics.ssim(drawn, truth)),
-      "sharpness": gradient(drawn) / gradient(truth),
+      "sharpness": jnp.mean(metrics.sharpness(drawn, truth)),
     }
     if mask is not None:
       scores["psnr_masked"] = jnp.nanmean(metrics.psnr(drawn, truth, mask))
     return scores
 
   return score
-
-
-def gradient(pictures) -> jax.Array:
-  """Mean absolute difference of neighbouring pixels."""
-  across = jnp.mean(jnp.abs(jnp.diff(pictures, axis=1)))
-  return across + jnp.mean(jnp.abs(jnp.diff(pictures, axis=2)))
 
 
 def as_floats(scores: dict) -> dict[str, float]:

@@ -21,6 +21,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.geometry import camera_paths
 from genvs_jax.models import builders
@@ -46,6 +47,7 @@ def main(argv):
   if _CHECKPOINT.value:
     loaded = pretrained.load(_CHECKPOINT.value)
     model, variables = loaded.model, loaded.variables
+    config = config_fields.with_checkpoint(config, loaded.config, ())
   else:
     model = builders.build_model(config)
     state = startup.init_on_devices(config, model)

@@ -230,7 +230,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Scores of fixed scenes of the validation split, at every checkpoint.
   validation = config.validation = ml_collections.ConfigDict()
   validation.scenes = 8  # 0 for none
-  validation.sigmas = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # noise levels
+  validation.sigmas = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # image units
 
   # How a view is drawn.
   sampler = config.sampler = ml_collections.ConfigDict()

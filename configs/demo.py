@@ -39,7 +39,7 @@ def get_config():
 
   # A few thousand small steps instead of half a million, at high rates. The
   # renderer comes first and stands still while the denoiser learns what it
-  # lacks; its features and its camera are told with the right scale.
+  # lacks, from features of unit variance, and with its camera's rays.
   config.train.render_steps = 2_500
   config.train.steps = 3_000
   config.train.batch_size = 8

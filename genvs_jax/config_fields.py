@@ -131,6 +131,12 @@ _AGREED = {
   "model.field.feature_activation": ("field",),
 }
 
+_OF_CONDITIONING = (
+  "model.denoiser.geometry",
+  "diffusion.feature_mean",
+  "diffusion.feature_std",
+)
+
 # A field has an effect only if another one, its selector, is one of some
 # values.
 _ACTS_IF = {
@@ -246,10 +252,16 @@ def disagreements(
     part: encoder, field or denoiser.
   """
   ours, theirs = flatten(config), flatten(checkpoint_config)
+  # A denoiser without conditioning has none of its options either.
+  free = theirs["model.denoiser.conditional"] is False
+  ignored = _OF_CONDITIONING if part == "denoiser" and free else ()
   return {
     name: (ours[name], theirs[name])
     for name, parts in _AGREED.items()
-    if part in parts and acts(config, name) and ours[name] != theirs[name]
+    if part in parts
+    and name not in ignored
+    and acts(config, name)
+    and ours[name] != theirs[name]
   }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from genvs_jax.convert import torch_file
 
+_MOST_VALUES = 2**28  # of a storage, 1 GiB
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before PyTorch 1.6
 
 
@@ -36,6 +37,8 @@ class _Reader(pickle.Unpickler):
   def persistent_load(self, pid: Any) -> np.ndarray:
     """An array for a storage, which is filled when all are known."""
     _, dtype, key, _, count, _ = pid
+    if dtype is not np.float32 or not 0 <= count < _MOST_VALUES:
+      raise torch_file.ConvertError(f"it holds {count} values of {dtype}")
     return self.storages.setdefault(key, np.zeros(count, dtype))
 
 

@@ -24,7 +24,11 @@ _REFERENCE_MEANING = {
   "frustum.min_near": 0.5,
   "frustum.flip_input": True,
   "rendering.upsampling": "nearest",
+  "model.denoiser.geometry": (),
+  "diffusion.target": "image",
   "diffusion.sigma_data": 0.5,
+  "diffusion.feature_mean": 0.0,
+  "diffusion.feature_std": 1.0,
   "diffusion.null_noise": "uniform",
 }
 _ENCODERS = {

@@ -182,7 +182,7 @@ def build_sigmas(config: ml_collections.ConfigDict) -> jax.Array:
   low, high = config.sampler.sigma_min, config.sampler.sigma_max
   if steps < 1:
     raise ValueError(f"sampler.steps is {steps}, expected 1 or more")
-  if not 0 < low < high < math.inf:
+  if not 0 < low * unit < high * unit < math.inf:
     raise ValueError(
       f"sampler.sigma_min is {low} and sampler.sigma_max {high}, expected"
       " 0 < sigma_min < sigma_max"

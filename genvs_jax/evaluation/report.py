@@ -92,10 +92,11 @@ def _headlines(rows: summary.Scores) -> dict[str, float | None]:
     for name in names
     for row in ("render", "sample")
   }
-  for label, row in (("truth", "render"), ("sample", "sample")):
-    correlation = rows.get(row, {}).get("colour_correlation")
-    scores[f"colour_correlation_{label}"] = correlation
-  return scores
+  of_sample, of_render = rows.get("sample", {}), rows.get("render", {})
+  return scores | {
+    "colour_correlation_sample": of_sample.get("colour_correlation"),
+    "colour_correlation_truth": of_render.get("truth_colour_correlation"),
+  }
 
 
 def table(results: dict[str, Any]) -> str:
@@ -123,11 +124,9 @@ def table(results: dict[str, Any]) -> str:
   if results["left_out"]:
     metrics = ", ".join(results["left_out"])
     notes.append(f"Left out, because their weights are missing: {metrics}.")
-  truth = results["rows"]["render"].get("colour_correlation")
+  truth = results["colour_correlation_truth"]
   if truth is not None:
-    notes.append(
-      f"In the render's row stands what the truth's colours have: {truth:.2f}."
-    )
+    notes.append(f"The truth's colours have {truth:.2f} with the render's.")
   rows = summary.table(results["rows"], results["samples"])
   return rows + "\n\n" + " ".join(notes)
 

@@ -3,7 +3,7 @@
 A folder holds what one checkpoint scored by one protocol:
 
   settings.json              what the scores depend on
-  scenes/000012.json         scores of a scene; .npz its features for FID
+  scenes/000012.json         scores of a scene; .npz features of its pictures
   rollouts_DIGEST/000012.json  consistency scores of a scene
   pictures/ROW/ID/000065.png  what was scored, in the layout of pixelNeRF's
                              eval.py, for its calc_metrics.py
@@ -87,7 +87,7 @@ class Store:
     return [json.loads(path.read_text()) for path in paths]
 
   def features(self, scene: int) -> dict[str, np.ndarray]:
-    """Features [n,2048] of a scene's pictures by row; empty without FID."""
+    """Features of a scene's pictures by row, for a Frechet distance."""
     path = self._path("scenes", scene, "npz")
     return files.read_arrays(path) if path.exists() else {}
 

@@ -89,7 +89,10 @@ def summarise(
     }
     products = [summary[row].pop(name, None) for name in colours.PRODUCTS]
     if None not in products:
-      summary[row]["colour_correlation"] = colours.correlation(*products)
+      # In the render's row the products are the truth's with the render.
+      whose = "truth_" if row == "render" else ""
+      correlation = colours.correlation(*products)
+      summary[row][f"{whose}colour_correlation"] = correlation
     distance = frechet(row)
     if distance is not None:
       summary[row][frechet_name] = distance

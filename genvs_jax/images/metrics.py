@@ -20,7 +20,8 @@ def psnr(image: Array, truth: Array, mask: Array | None = None) -> jax.Array:
 
 
 def sharpness(image: jax.Array, truth: jax.Array) -> jax.Array:
-  """Mean gradient of a picture over that of the truth, [..]: 1 is as sharp."""
+  """Mean gradient of a picture over that of the truth, [..]: 1 is as sharp,
+  NaN if the truth has none."""
 
   def gradient(x):
     """Mean absolute difference of neighbouring pixels, both ways."""
@@ -29,7 +30,8 @@ def sharpness(image: jax.Array, truth: jax.Array) -> jax.Array:
       for axis in (-3, -2)
     )
 
-  return gradient(image) / jnp.maximum(gradient(truth), 1e-6)
+  of_truth = gradient(truth)
+  return jnp.where(of_truth > 0, gradient(image) / of_truth, jnp.nan)
 
 
 def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:

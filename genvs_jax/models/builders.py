@@ -127,6 +127,13 @@ def check_objective(config: ml_collections.ConfigDict) -> None:
       " model.denoiser.augmentation is False: the denoiser would draw warped"
       " images; set one of them"
     )
+  rays = {"directions", "pluecker"} & set(config.model.denoiser.geometry)
+  if values["first_view_world"] and rays:
+    raise ValueError(
+      f"model.denoiser.geometry has {', '.join(sorted(rays))}, but"
+      " objective.first_view_world trains in another world than views are drawn"
+      " in: leave one of them out"
+    )
   if config.diffusion.target == "residual" and config.objective.name != "joint":
     raise ValueError(
       "diffusion.target is 'residual', which needs a render to add to: expected"

@@ -1,5 +1,5 @@
-"""What a denoiser can be told of a view beside its features: its camera's rays,
-and how deep and how opaque the render is.
+"""What a denoiser can be conditioned on beside the features of a view: its
+camera's rays, and how deep and how opaque the render is.
 
 Rays tell where the camera is and which way each pixel looks; depth and opacity
 tell a surface from fog, which features alone leave open.

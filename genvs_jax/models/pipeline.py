@@ -51,7 +51,7 @@ class Model:
     rays_per_chunk: rays rendered at a time per scene, 0 for all.
     sigma_data: EDM's, of what the denoiser draws.
     target: what that is, "image", or "residual" for what the RGB render lacks.
-    geometry: what is told beside the features, see `camera_channels`.
+    geometry: conditioning beside the features, see `camera_channels`.
     feature_channels: F, of the render.
     feature_mean: taken off the features on their way into the denoiser, ...
     feature_std: ... which are then divided by this.
@@ -279,7 +279,7 @@ def conditioning_image(
   poses: jax.Array,
   intrinsics: jax.Array,
 ) -> jax.Array:
-  """What the denoiser is told of Q views, at the size of the image.
+  """What the denoiser is conditioned on for Q views, at the image's size.
 
   Args:
     model: the model.
@@ -349,8 +349,7 @@ def predict(
   """
   if augment_labels is None:
     augment_labels = jnp.zeros((len(noisy), augmentation.LABEL_SIZE))
-  # The features are no noisy image: their scale is their own. The geometry
-  # behind them passes as it is.
+  # Features are no noisy image and have a scale of their own, geometry none.
   count = model.feature_channels
   scaled = (features[..., :count] - model.feature_mean) / model.feature_std
   features = jnp.concatenate([scaled, features[..., count:]], -1)
@@ -377,10 +376,11 @@ def denoise(
 ) -> jax.Array:
   """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3].
 
-  Arguments are those of `predict`, but `noisy` is always the image's, and
-  `base` [B,H,W,3] what `base_image` gave, which null features lack.
+  Arguments are those of `predict`, but `noisy` is always the image's; `base` is
+  the `base_image`, beside null features that of the features they replace.
   """
   # The same noise on the picture and on what the render lacks of it.
+  assert (base is None) == (model.target == "image"), "see `base_image`"
   if base is not None:
     noisy = noisy - base
   output, _ = predict(model, variables, noisy, sigma, features)

@@ -62,6 +62,13 @@ def any_process(flag: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def of_first(values: np.ndarray) -> np.ndarray:
+  """The values that the first process has; all must ask."""
+  if jax.process_count() == 1:
+    return values
+  return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
   """Ends this process on any error if it is one of several.

@@ -107,8 +107,8 @@ def build_sampler(
   estimates [steps,n,H,W,3] of them on the way.
 
   Features are the conditioning images [n,H,W,F+G], or [steps,n,H,W,F+G] with
-  one for each step. A denoiser of residuals starts at the render, blurred by
-  noise of sigma_max, and not at noise alone.
+  one for each step. A denoiser of residuals starts at the render plus noise of
+  sigma_max, and not at noise alone.
   """
   options = config.sampler
   messages.check_choice("sampler.name", options.name, samplers.SAMPLERS)

@@ -6,6 +6,7 @@ stage of its own, in a folder of the workdir, and is frozen afterwards; what
 the denoiser's stage needs to know of it is measured in between.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import jax
@@ -14,16 +15,20 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.data import datasets
 from genvs_jax.data import loading
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import processes
+from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import loop
 from genvs_jax.training import objectives
 from genvs_jax.training import randomness
 from genvs_jax.training import train_step
+from genvs_jax.training import validation
 
 RENDER_STAGE = "render_stage"
 # What is measured of a trained renderer.
@@ -52,17 +57,23 @@ def run(
   Raises:
     ValueError: if config, data, checkpoints or workdir do not fit.
   """
+  recorded = _recorded_config(workdir)
   if config.train.render_steps:
-    first = render_stage(config, workdir)
     folder = f"{workdir}/{RENDER_STAGE}"
-    logging.info("first stage: encoder and field, in %s", folder)
-    state = loop.train_and_evaluate(first, folder, devices)
-    if int(state.step) < first.train.steps:
-      return state, first.train.steps
-    del state  # before the next one takes its memory
-    config = denoiser_stage(config, folder)
+    last = denoiser_stage(config, folder)
+    # A workdir with checkpoints of its own is past its first stage.
+    if recorded is None:
+      first = render_stage(config, workdir)
+      # What is wrong with the second stage is found before the first.
+      _check(last)
+      logging.info("first stage: encoder and field, in %s", folder)
+      state = loop.train_and_evaluate(first, folder, devices)
+      if int(state.step) < first.train.steps:
+        return state, first.train.steps
+      del state  # before the next one takes its memory
+    config = last
   if config.diffusion.sigma_data == 0:
-    config = settle(config, workdir)
+    config = with_measured_values(config, workdir, recorded)
   state = loop.train_and_evaluate(config, workdir, devices)
   return state, config.train.steps
 
@@ -70,17 +81,24 @@ def run(
 def render_stage(
   config: ml_collections.ConfigDict, workdir: str
 ) -> ml_collections.ConfigDict:
-  """The config of the first stage: `config`, without a denoiser."""
+  """The config of the first stage: `config`, without a denoiser.
+
+  Raises:
+    ValueError: for a run that has no denoiser, or asks nothing of the render.
+  """
   config = config.copy_and_resolve_references()
-  if config.objective.name != "joint":
+  steps, objective = config.train.render_steps, config.objective
+  if objective.name != "joint" or not (objective.rgb or objective.rgb_input):
     raise ValueError(
-      f"train.render_steps is {config.train.render_steps}, a first stage of a"
-      f" run with objective.name 'joint', found {config.objective.name!r}: set"
-      " it to 0"
+      f"train.render_steps is {steps}, a first stage on the RGB loss of a joint"
+      f" run, found objective.name {objective.name!r} and objective.rgb"
+      f" {objective.rgb:g}: set it to 0"
     )
-  config.objective.name = "nerf"
-  config.train.steps = config.train.render_steps
+  objective.name = "nerf"
+  config.train.steps = steps
   config.train.render_steps = 0
+  config.init_from.denoiser = ""
+  config.checkpoint.best_metric = "auto"
   # Nothing is drawn yet that a deviation would belong to.
   config.diffusion.target = "image"
   config.diffusion.sigma_data = config.diffusion.sigma_data or 0.5
@@ -95,32 +113,73 @@ def denoiser_stage(
 ) -> ml_collections.ConfigDict:
   """The config of the second stage, which finds the first in a folder."""
   config = config.copy_and_resolve_references()
+  if "denoiser" in config.optimizer.frozen:
+    raise ValueError(
+      f"optimizer.frozen is {tuple(config.optimizer.frozen)}, but with"
+      " train.render_steps the denoiser alone trains last: leave it out"
+    )
   config.init_from.encoder = config.init_from.field = folder
+  if config.train.ema == "none":
+    config.init_from.params = "raw"
   config.optimizer.frozen = ("encoder", "field")
   config.train.render_steps = 0
   return config
 
 
-def settle(
-  config: ml_collections.ConfigDict, workdir: str
+def with_measured_values(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  recorded: ml_collections.ConfigDict | None,
 ) -> ml_collections.ConfigDict:
-  """A config whose measured fields have values: those that the workdir's
-  checkpoint was trained with, or new ones."""
+  """A config whose fields `MEASURED` have values.
+
+  Args:
+    config: of the stage.
+    workdir: where a dataset whose data_dir is WORKDIR lies.
+    recorded: of the checkpoint that the stage goes on from; None for none.
+  """
   config = config.copy_and_resolve_references()
-  try:
-    reader, step = checkpoints.open_existing(workdir, None)
-  except checkpoints.CheckpointError:
+  # Weights that are there were trained with values, which stay.
+  source = config.init_from.denoiser
+  if recorded is None and source:
+    recorded = _recorded_config(source)
+  if recorded is not None and recorded.model.denoiser.conditional:
+    fields = config_fields.flatten(recorded)
+    values = {name: fields[name] for name in MEASURED}
+  else:
     values = measure(config, workdir)
     logging.info(
       "measured: %s", ", ".join(f"{k} = {v:.4g}" for k, v in values.items())
     )
-  else:
-    recorded = reader.read_config(step, to_resume=True)
-    reader.close()
-    section = recorded.diffusion
-    values = {name: section[name.split(".")[1]] for name in MEASURED}
   config.update_from_flattened_dict(values)
   return config
+
+
+def _recorded_config(path: str) -> ml_collections.ConfigDict | None:
+  """The config of the newest checkpoint that can be read; None for none."""
+  try:
+    reader, _ = checkpoints.open_existing(path, None)
+  except checkpoints.CheckpointError:
+    return None
+  with contextlib.closing(reader):
+    for step in reversed(reader.steps()):
+      try:
+        return reader.read_config(step, to_resume=True)
+      except Exception as error:  # of any kind; see `startup`
+        if not checkpoints.is_damage(error):
+          raise
+  return None
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for what the loop would refuse of a stage's config."""
+  config = config.copy_and_resolve_references()
+  config.diffusion.sigma_data = config.diffusion.sigma_data or 1.0
+  model = builders.build_model(config)
+  objectives.build_options(config)
+  view_synthesis.build_sampler(config, model)
+  validation.build_ranking(config)
+  pretrained.check_params(config, config.sampler.params)
 
 
 def measure(
@@ -147,7 +206,9 @@ def measure(
       " init_from.encoder and init_from.field"
     )
   config = config.copy_and_resolve_references()
-  config.update_from_flattened_dict({"diffusion.sigma_data": 1.0})
+  config.diffusion.sigma_data = 1.0
+  # Few scenes at a time: all of a large batch may not fit on one device.
+  config.train.batch_size = min(config.train.batch_size, 8)
   model = builders.build_model(config)
   variables = {
     part: pretrained.load(
@@ -155,21 +216,22 @@ def measure(
     ).variables[part]
     for part in ("encoder", "field")
   }
+  variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
   records = datasets.load_split(config, workdir, "train")
   moments = _build_moments(config, model)
   batches = loading.train_batches(config, records, start_step=0)
-  count = -(-_MEASURED_SCENES // config.train.batch_size)
   rows = [
     jax.device_get(moments(variables, next(batches), step))
-    for step in range(count)
+    for step in range(-(-_MEASURED_SCENES // config.train.batch_size))
   ]
-  values = []
-  for mean, square in np.mean(np.asarray(rows, np.float64), 0):
-    values.append((float(mean), float(np.sqrt(square - mean**2))))
-  (_, sigma_data), (feature_mean, feature_std) = values
-  return dict(
-    zip(MEASURED, (sigma_data, feature_mean, feature_std), strict=True)
+  means, squares = np.moveaxis(np.mean(np.asarray(rows, np.float64), 0), 1, 0)
+  (_, sigma_data), (feature_mean, feature_std) = zip(
+    means, np.sqrt(squares - means**2), strict=True
   )
+  values = np.array([sigma_data, feature_mean, feature_std])
+  # One number for all processes, whose devices may differ in the last digit.
+  values = processes.of_first(values)
+  return dict(zip(MEASURED, map(float, values), strict=True))
 
 
 def _build_moments(

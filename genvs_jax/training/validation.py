@@ -50,8 +50,11 @@ def build_ranking(config: ml_collections.ConfigDict) -> Ranking:
   # The first that the objective trains; renders come first, since they are what
   # a joint run learns first, unless nothing is asked of their colours.
   if name == "auto":
+    # A part that is frozen keeps its score for good.
+    frozen = config.optimizer.frozen
+    trained = [k for k in measured if _RANKINGS[k][0] not in frozen]
     weights = {k: config.objective[_RANKINGS[k][1]] for k in measured}
-    name = next((k for k in measured if weights[k] > 0), measured[-1])
+    name = next((k for k in trained if weights[k] > 0), measured[-1])
   if not name or config.validation.scenes == 0:
     return Ranking("", True)
   if name not in measured:

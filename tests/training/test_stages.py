@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import flax.linen as nn
 import jax
@@ -277,9 +278,13 @@ def test_what_the_denoiser_draws_is_measured_and_recorded(staged):
   assert 0.02 < recorded.feature_std < 0.4
 
 
-def test_a_resumed_stage_measures_nothing_anew(staged, monkeypatch):
+def test_a_resumed_stage_measures_nothing_anew(staged, tmp_path, monkeypatch):
+  """Nor trains the first again, whose folder may be gone by then."""
   config, workdir = staged
   config = config.copy_and_resolve_references()
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  shutil.rmtree(copy / stages.RENDER_STAGE)
   before = pretrained.load(workdir).config.diffusion
 
   def measure(config, workdir):
@@ -287,18 +292,56 @@ def test_a_resumed_stage_measures_nothing_anew(staged, monkeypatch):
 
   monkeypatch.setattr(stages, "measure", measure)
   config.train.steps = 3
-  state, _ = stages.run(config, workdir, ONE)
+  state, _ = stages.run(config, str(copy), ONE)
   assert int(state.step) == 3
-  assert pretrained.load(workdir).config.diffusion == before
+  assert not (copy / stages.RENDER_STAGE).exists()
+  assert pretrained.load(str(copy)).config.diffusion == before
+
+
+def test_a_damaged_config_is_no_end_of_a_staged_run(staged, tmp_path):
+  """The checkpoint before it says what was measured."""
+  config, workdir = staged
+  config = config.copy_and_resolve_references()
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  config.train.steps, config.checkpoint.every = 3, 1
+  stages.run(config, str(copy), ONE)
+  newest = copy / "checkpoints" / "3" / "config" / "metadata"
+  newest.write_text(newest.read_text()[:20])
+  recorded = stages._recorded_config(str(copy))
+  assert recorded.diffusion == pretrained.load(workdir).config.diffusion
+
+
+def test_measured_values_are_those_of_a_denoiser_that_goes_on(staged):
+  config, workdir = staged
+  config = config.copy_and_resolve_references()
+  config.init_from.denoiser = workdir
+  values = stages.with_measured_values(config, "", None).diffusion
+  assert values == pretrained.load(workdir).config.diffusion
 
 
 def test_measuring_needs_a_renderer(debug_config):
   debug_config.diffusion.sigma_data = 0.0
   with pytest.raises(ValueError, match=r"set train\.render_steps, or"):
-    stages.run(debug_config, "")
+    stages.run(debug_config, "nowhere")
+
+
+@pytest.mark.parametrize(
+  "fields, sentence",
+  [
+    ({"objective.name": "nerf"}, "objective.name 'nerf' and"),
+    ({"objective.rgb": 0.0}, "objective.rgb 0: set it to 0"),
+    ({"optimizer.frozen": ("denoiser",)}, "the denoiser alone trains last"),
+    ({"sampler.churn": 2.0}, "sampler.churn is 2.0"),
+    ({"model.denoiser.geometry": ("rays",)}, "'rays', expected one of"),
+    ({"checkpoint.best_metric": "loss"}, "best_metric is 'loss'"),
+  ],
+)
+def test_mistakes_in_a_later_stage_are_found_before_the_first(
+  debug_config, tmp_path, fields, sentence
+):
   debug_config.train.render_steps = 2
-  debug_config.objective.name = "nerf"
-  with pytest.raises(
-    ValueError, match=r"objective\.name 'joint', found 'nerf'"
-  ):
-    stages.run(debug_config, "")
+  debug_config.update_from_flattened_dict(fields)
+  with pytest.raises(ValueError, match=sentence):
+    stages.run(debug_config, str(tmp_path), ONE)
+  assert not list(tmp_path.iterdir())

@@ -3,7 +3,8 @@
   scores, left_out = perceptual.build_metrics("auto")
   scores["lpips_vgg"](images, truth)   # [n] of pictures [n,H,W,3] in [0,1]
 
-A metric whose weights are not there is left out, never approximated.
+A metric whose weights are not there is left out; what stands in for FID has a
+name of its own.
 """
 
 import functools
