@@ -320,10 +320,10 @@ def test_accelerator_at_debug_size(tmp_path):
   out = tmp_path / "out"
   files = sorted(path.name for path in out.iterdir())
   assert files == [
-    "report.md",
-    "results.json",
     "grid_first.png",
     "grid_last.png",
+    "report.md",
+    "results.json",
     "train.jsonl",
   ]
   assert sum(path.stat().st_size for path in out.iterdir()) < 1e6

@@ -67,14 +67,17 @@ def start(
 ) -> subprocess.Popen:
   """The command line as a process of its own."""
   xla_flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}")
+  training = (
+    "--config.train.batch_size=8",
+    "--config.train.image_grid_scenes=0",
+    "--config.validation.scenes=0",
+  )
   return subprocess.Popen(
     [
       *(sys.executable, "launch.py", f"--mode={mode}"),
       *("--config=configs/debug.py", f"--workdir={workdir}"),
       f"--config.data.data_dir={debug_workdir}/data",
-      "--config.train.batch_size=8",
-      "--config.train.image_grid_scenes=0",
-      "--config.validation.scenes=0",
+      *(training if mode == "train" else ()),
       *flags,
     ],
     cwd=ROOT,

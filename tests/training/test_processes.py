@@ -55,7 +55,7 @@ def test_two_processes_train_as_one_and_resume_as_one(
     assert run.returncode == 0, output[-3000:]
   assert saved(tmp_path) == [4]
   loop.train_and_evaluate(debug_config, str(tmp_path), jax.devices()[:1])
-  for name in ("loss", "loss_denoising", "loss_rgb", "opacity"):
+  for name in ("loss", "loss_denoising", "loss_rgb", "loss_opacity"):
     ours = read_metrics(str(tmp_path), name)
     straight = read_metrics(trained_workdir, name)
     assert ours.keys() == straight.keys()
