@@ -103,11 +103,11 @@ def train(command: Command) -> list[str]:
   processes.report_devices()
   cpu.keep_freed_memory()
   with processes.ending_at_once():
-    state, steps = stages.run(config, workdir)
-  if int(state.step) < steps:
+    state, stopped = stages.run(config, workdir)
+  if stopped:
     raise console.StoppedError(
-      f"stopped after step {int(state.step)} of {steps}, which is"
-      " saved: start the same command again to resume"
+      f"stopped after step {int(state.step)}, which is saved: start the same"
+      " command again to resume"
     )
   return [
     f"checkpoints  {workdir}/checkpoints",

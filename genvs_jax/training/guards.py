@@ -15,6 +15,7 @@ from absl import logging
 from etils import epath
 
 from genvs_jax.runtime import files
+from genvs_jax.runtime import processes
 
 
 class Stop:
@@ -28,7 +29,7 @@ class Stop:
 
   def __init__(self, agreed: Callable[[int], bool] | None):
     self._agreed = agreed
-    self._asked = False
+    self.asked = False  # of this process alone
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
@@ -44,7 +45,7 @@ class Stop:
     # Only noted here: the loop asks after each step, and saves first.
     def ask(number, frame):
       del frame
-      self._asked = True
+      self.asked = True
       os.write(2, b"\nstopping after this step, which is saved\n")
       signal.signal(number, before[number])
 
@@ -57,7 +58,13 @@ class Stop:
 
   def __call__(self, step: int) -> bool:
     """To be asked after each step, by every process."""
-    return self._asked if self._agreed is None else self._agreed(step)
+    return self.asked if self._agreed is None else self._agreed(step)
+
+
+def build_stop() -> Stop:
+  """For one process, or for several that agree."""
+  several = jax.process_count() > 1
+  return Stop(processes.stop_requested if several else None)
 
 
 class SkippedUpdates:

@@ -78,7 +78,10 @@ class _InFlight(NamedTuple):
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str, devices=None
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  devices=None,
+  stop: guards.Stop | None = None,
 ) -> train_step.TrainState:
   """Trains to `config.train.steps`, resuming from the newest checkpoint.
 
@@ -87,6 +90,7 @@ def train_and_evaluate(
     workdir: receives checkpoints/, image_grids/, metrics.jsonl, TensorBoard
       events, config.json, parameters.txt and versions.json.
     devices: to use, by default all.
+    stop: what ends the run early; by default signals to this process.
 
   Returns:
     the state after the last step, or after the one at which a signal ended it.
@@ -107,9 +111,7 @@ def train_and_evaluate(
   image_grids = validation.build_image_grids(config, model, workdir)
   # The first process alone writes into the workdir (checkpoints apart).
   primary = jax.process_index() == 0
-  stop = guards.Stop(
-    processes.stop_requested if jax.process_count() > 1 else None
-  )
+  stop = stop or guards.build_stop()
   # What is entered here ends in the reverse order, errors or not: the lock goes
   # last, after the saves that are under way.
   with contextlib.ExitStack() as stack:
@@ -128,8 +130,7 @@ def train_and_evaluate(
     # A finished run is started again to see that it is finished.
     if first_step >= config.train.steps:
       return state
-    # From here on time counts: the first step comes after compilation.
-    started = time.monotonic()
+    started = time.monotonic()  # compilation counts
     sharding.report_whole_leaves(mesh, state.params)
     step_fn, operations = compilation.compile_step(config, model, mesh, state)
     profile = timing.Profile(config.train.profile, f"{workdir}/profile")

@@ -24,6 +24,7 @@ from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import processes
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import guards
 from genvs_jax.training import loop
 from genvs_jax.training import objectives
 from genvs_jax.training import randomness
@@ -42,7 +43,7 @@ _MEASURED_SCENES = 256
 
 def run(
   config: ml_collections.ConfigDict, workdir: str, devices=None
-) -> tuple[train_step.TrainState, int]:
+) -> tuple[train_step.TrainState, bool]:
   """Trains the stages that are left, each resuming where it was.
 
   Args:
@@ -51,12 +52,13 @@ def run(
     devices: to use, by default all.
 
   Returns:
-    the state at the end of the last stage that was begun, and the step at
-    which that stage ends: later than the state's if a signal ended it.
+    the state at the end of the last stage that was begun, and whether a signal
+    ended the run.
 
   Raises:
     ValueError: if config, data, checkpoints or workdir do not fit.
   """
+  stop = guards.build_stop()
   recorded = _recorded_config(workdir)
   if config.train.render_steps:
     folder = f"{workdir}/{RENDER_STAGE}"
@@ -67,15 +69,16 @@ def run(
       # What is wrong with the second stage is found before the first.
       _check(last)
       logging.info("first stage: encoder and field, in %s", folder)
-      state = loop.train_and_evaluate(first, folder, devices)
-      if int(state.step) < first.train.steps:
-        return state, first.train.steps
+      state = loop.train_and_evaluate(first, folder, devices, stop)
+      # Asked in its last step, a run ends there too.
+      if int(state.step) < first.train.steps or stop.asked:
+        return state, True
       del state  # before the next one takes its memory
     config = last
   if config.diffusion.sigma_data == 0:
     config = with_measured_values(config, workdir, recorded)
-  state = loop.train_and_evaluate(config, workdir, devices)
-  return state, config.train.steps
+  state = loop.train_and_evaluate(config, workdir, devices, stop)
+  return state, int(state.step) < config.train.steps or stop.asked
 
 
 def render_stage(

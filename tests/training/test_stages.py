@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import types
 
 import flax.linen as nn
 import jax
@@ -240,8 +241,8 @@ def staged(debug_workdir, tmp_path_factory):
   config.train.render_steps = 2
   config.diffusion.target, config.diffusion.sigma_data = "residual", 0.0
   config.diffusion.units = "sigma_data"
-  state, steps = stages.run(config, workdir, ONE)
-  assert int(state.step) == steps == 2
+  state, stopped = stages.run(config, workdir, ONE)
+  assert int(state.step) == 2 and not stopped
   return config, workdir
 
 
@@ -345,3 +346,19 @@ def test_mistakes_in_a_later_stage_are_found_before_the_first(
   with pytest.raises(ValueError, match=sentence):
     stages.run(debug_config, str(tmp_path), ONE)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(
+  debug_config, tmp_path, monkeypatch
+):
+  debug_config.train.render_steps = 2
+  folders = []
+
+  def train(config, folder, devices, stop):
+    folders.append(folder)
+    stop.asked = True
+    return types.SimpleNamespace(step=config.train.steps)
+
+  monkeypatch.setattr(loop, "train_and_evaluate", train)
+  _, stopped = stages.run(debug_config, str(tmp_path))
+  assert stopped and folders == [f"{tmp_path}/{stages.RENDER_STAGE}"]
