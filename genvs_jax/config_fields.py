@@ -283,6 +283,11 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
   Raises:
     ValueError: names the first such field and what would give it an effect.
   """
+  if flatten(config)["data.source"] and "data.url" in overrides:
+    raise ValueError(
+      "data.url has no effect beside data.source, which is at hand: leave one of"
+      " them out"
+    )
   for field in overrides:
     if not acts(config, field):
       selector, values = _ACTS_IF[field]

@@ -85,6 +85,11 @@ def test_idle_overrides_are_refused():
     ValueError, match=r"guidance_interval has no effect with .*guidance = 1:"
   ):
     config_fields.check_overrides(config, ["sampler.guidance_interval"])
+  config.data.dataset, config.data.source = "cars", "cars.zip"
+  with pytest.raises(ValueError, match=r"no effect beside data\.source"):
+    config_fields.check_overrides(config, ["data.url", "data.source"])
+  config.data.source = ""
+  config_fields.check_overrides(config, ["data.url"])
   config.sampler.guidance = 2.0
   config_fields.check_overrides(config, ["sampler.guidance_interval"])
 
