@@ -213,10 +213,13 @@ def measure(
   # Few scenes at a time: all of a large batch may not fit on one device.
   config.train.batch_size = min(config.train.batch_size, 8)
   model = builders.build_model(config)
+  # Both parts are as a rule in one checkpoint, which is read once.
+  checkpoint_of = {
+    path: pretrained.load(path, params=config.init_from.params)
+    for path in {config.init_from.encoder, config.init_from.field}
+  }
   variables = {
-    part: pretrained.load(
-      config.init_from[part], params=config.init_from.params
-    ).variables[part]
+    part: checkpoint_of[config.init_from[part]].variables[part]
     for part in ("encoder", "field")
   }
   variables = jax.tree.map(lambda x: x.addressable_data(0), variables)
