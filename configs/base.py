@@ -73,6 +73,9 @@ def get_config() -> ml_collections.ConfigDict:
   encoder.decoder_width = 512  # resnet34_unet only
   # Compute blocks again in the backward pass: less memory, more time.
   encoder.remat = False
+  # It is told the noise on an input view (`objective.input_noise_max`), as a
+  # fourth channel.
+  encoder.noise_told = False
   field = model.field = ml_collections.ConfigDict()
   field.width = 64
   field.depth = 1  # hidden layers
@@ -95,6 +98,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Beside the features it takes some of: directions (of the pixels' rays) or
   # pluecker (their moments too), depth, opacity. ("depth", "opacity")
   denoiser.geometry = ()
+  # Levels with self-attention attend to the pictures of the input views too.
+  denoiser.cross_views = False
   denoiser.remat = False  # as encoder.remat
 
   # The volume that an input view is lifted to, in front of its camera.
@@ -243,8 +248,11 @@ def get_config() -> ml_collections.ConfigDict:
   sampler.churn = 0.4
   sampler.noise_scale = 1.003  # of the noise that churn adds
   sampler.params = "ema"  # the averaged parameters, or "raw"
-  # Classifier-free guidance: 1 is none (one network evaluation instead of two).
+  # Weight of guidance, away from the estimate of no features (classifier-free)
+  # or of a worse denoiser: 1 is none (one network evaluation instead of two).
   sampler.guidance = 1.0
+  # Autoguidance: a checkpoint of the worse denoiser, an earlier or smaller one.
+  sampler.guide = ""
   sampler.guidance_interval = (0.0, 1000.0)  # the sigmas at which it acts
 
   # Frames of a path are conditioned on the input views and on ...
@@ -258,6 +266,9 @@ def get_config() -> ml_collections.ConfigDict:
   # All frames of a scene are drawn with the same noise, so that they differ by
   # what conditions them alone.
   rollout.same_noise = False
+  # Noise that drawn views are said to have, in units of input_noise_max; needs
+  # model.encoder.noise_told.
+  rollout.drawn_noise = 0.0
   # Memory for the encoded views of all scenes; beyond it the oldest frames are
   # encoded again when they are picked.
   rollout.bank_gib = 4.0

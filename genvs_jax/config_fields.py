@@ -32,13 +32,14 @@ _FIELDS_BY_ROLE = {
     model.depth_planes model.feature_channels
     model.encoder.name model.encoder.norm model.encoder.trunk_width
     model.encoder.stage_sizes model.encoder.decoder_width
+    model.encoder.noise_told
     model.field.width model.field.depth model.field.activation
     model.field.density_activation model.field.feature_activation
     model.field.skip model.field.aggregate
     model.denoiser.name model.denoiser.channels model.denoiser.depths
     model.denoiser.attention model.denoiser.embedding
     model.denoiser.conditional model.denoiser.augmentation
-    model.denoiser.geometry
+    model.denoiser.geometry model.denoiser.cross_views
     frustum.kind frustum.near frustum.far frustum.min_near frustum.flip_input
     diffusion.target diffusion.sigma_data diffusion.feature_mean
     diffusion.feature_std diffusion.units diffusion.null_noise
@@ -71,11 +72,11 @@ _FIELDS_BY_ROLE = {
     rendering.upsampling
     sampler.name sampler.steps sampler.sigma_min sampler.sigma_max
     sampler.churn sampler.noise_scale sampler.params sampler.guidance
-    sampler.guidance_interval
+    sampler.guidance_interval sampler.guide
   """,
   SCORE: """
     rollout.policy rollout.random_views rollout.nearest_views
-    rollout.bank_dtype rollout.same_noise
+    rollout.bank_dtype rollout.same_noise rollout.drawn_noise
     sample.split sample.scene sample.scenes sample.input_views sample.path
     sample.frames sample.elevation sample.unconditional sample.trajectories
     sample.mesh_resolution sample.mesh_level
@@ -187,6 +188,7 @@ _ACTS_IF = {
 # belong to: by field, that number's name and the value that does.
 _IDLE_AT = {
   "sampler.guidance_interval": ("sampler.guidance", 1.0),
+  "sampler.guide": ("sampler.guidance", 1.0),
   "objective.augmentation_probability": ("objective.augmentation", 0.0),
   "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
 }

@@ -174,6 +174,7 @@ def sample(command: Command) -> list[str]:
 
 def _load(command: Command):
   """The checkpoint to use, and the config that it is used with."""
+  from genvs_jax.checkpointing import autoguidance  # noqa: PLC0415
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
   from genvs_jax.models import builders  # noqa: PLC0415
   from genvs_jax.runtime import cpu  # noqa: PLC0415
@@ -190,8 +191,11 @@ def _load(command: Command):
     command.config, checkpoint.config, command.overrides
   )
   # Overrides of how a checkpoint is used may change the model around weights.
+  model, variables = autoguidance.add_guide(
+    config, builders.build_model(config), checkpoint.variables
+  )
   checkpoint = checkpoint._replace(
-    config=config, model=builders.build_model(config)
+    config=config, model=model, variables=variables
   )
   return checkpoint, config
 

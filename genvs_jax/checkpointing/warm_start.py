@@ -24,6 +24,7 @@ from absl import logging
 
 from genvs_jax import config_fields
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 
 Leaves = dict[str, jax.Array]
@@ -172,10 +173,15 @@ def widen(kernel, channels: int):
 def check_explained(
   report: MergeReport, part: str, path: str, model: pipeline.Model, size: int
 ) -> None:
-  """Refuses fresh leaves that are not new outer levels, and unused ones."""
+  """Refuses fresh leaves that are neither new outer levels nor attention to
+  input views, which adds nothing at first, and unused ones."""
   missing = report.fresh
   if part == "denoiser":
-    missing = [name for name in missing if not _is_outside(name, size)]
+    missing = [
+      name
+      for name in missing
+      if not (_is_outside(name, size) or cross_views.is_leaf(name))
+    ]
   problems = [f"{name} is not in the checkpoint" for name in missing]
   problems += [f"{name} has no place in this run" for name in report.unused]
   if problems:

@@ -149,14 +149,14 @@ def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
   before T = Q, for `jax.jit`."""
 
   def draw(variables, inputs, poses, keys) -> Predictions:
-    features, views = view_synthesis.render_inputs(
+    features, attended, views = view_synthesis.render_inputs(
       model, variables, inputs, poses
     )
     flat = features.reshape(-1, *features.shape[2:])
 
     def sample(keys):
       assert sampler is not None  # without one there are no keys
-      images, _ = sampler(variables, flat, keys.reshape(-1))
+      images, _ = sampler(variables, flat, keys.reshape(-1), attended)
       return grids.to_uint8(images.reshape(views.rgb.shape))
 
     # Sample by sample: memory of one.

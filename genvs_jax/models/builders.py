@@ -14,6 +14,7 @@ from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
 from genvs_jax.models import camera_channels
+from genvs_jax.models import cross_views
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
 from genvs_jax.models import image_v1
@@ -105,6 +106,8 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
     denoiser_features=channels if conditional else 0,
     null_noise=null_noise,
     precision=config.model.precision,
+    noise_told=config.model.encoder.noise_told,
+    view_encoder=build_view_encoder(config),
   )
 
 
@@ -160,18 +163,38 @@ def init_variables(
   def init(part: str):
     part_key = jax.random.fold_in(key, _INIT_NUMBERS[part])
     if part == "encoder":
-      return model.encoder.init(part_key, image, train=False)
+      channels_in = 3 + model.noise_told
+      pictures = jnp.zeros((1, size, size, channels_in))
+      return model.encoder.init(part_key, pictures, train=False)
     if part == "field":
       point, visible = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1), bool)
       return model.field.init(part_key, point, visible)
-    return model.denoiser.init(
+    views, extra = None, {}
+    if model.view_encoder is not None:
+      images, directions = image[:1], jnp.zeros((1, (size // 4) ** 2, 3))
+      views_key = jax.random.fold_in(part_key, 1)
+      extra = model.view_encoder.init(views_key, images, directions)["params"]
+      views = cross_views.Views(
+        jnp.zeros((1, 1, (size // 4) ** 2, 128 * model.view_encoder.layers)),
+        jnp.ones((1, 1), bool),
+        jnp.eye(4)[None],
+        jnp.ones((1, 4)),
+      )
+    variables = model.denoiser.init(
       part_key,
       image,
       jnp.ones((1,)),
       jnp.zeros((1, size, size, model.denoiser_features)),
       jnp.zeros((1, augmentation.LABEL_SIZE)),
       train=False,
+      **({} if views is None else {"views": views}),
     )
+    if extra:
+      variables = {
+        **variables,
+        "params": {**variables["params"], "views": extra},
+      }
+    return variables
 
   return {part: init(part) for part in parts}
 
@@ -253,6 +276,28 @@ def build_denoiser(config: ml_collections.ConfigDict) -> nn.Module:
     remat=denoiser.remat,
     dtype=jnp.dtype(config.model.dtype),
   )
+
+
+def build_view_encoder(
+  config: ml_collections.ConfigDict,
+) -> cross_views.ViewEncoder | None:
+  """Of `config.model.denoiser.cross_views`; None without it.
+
+  Raises:
+    ValueError: for a denoiser that has nowhere to attend.
+  """
+  denoiser = config.model.denoiser
+  if not denoiser.cross_views:
+    return None
+  levels = zip(denoiser.depths, denoiser.attention, strict=True)
+  count = sum(2 * depth for depth, attends in levels if attends)
+  if denoiser.name != "image_v1" or not denoiser.conditional or not count:
+    raise ValueError(
+      "model.denoiser.cross_views is True, expected a conditional image_v1 with"
+      f" attention at some level, found name {denoiser.name!r}, conditional"
+      f" {denoiser.conditional} and attention {tuple(denoiser.attention)}"
+    )
+  return cross_views.ViewEncoder(count, jnp.dtype(config.model.dtype))
 
 
 def build_frustum(config: ml_collections.ConfigDict) -> pipeline.Frustum:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax.models import cross_views
 from genvs_jax.models import layers
 
 
@@ -42,6 +43,7 @@ class ImageV1(nn.Module):
     features: jax.Array,
     augment_labels: jax.Array,
     train: bool,
+    views: cross_views.Views | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Predicts F(x; sigma, features).
 
@@ -61,11 +63,13 @@ class ImageV1(nn.Module):
 
     # Down: the blocks of a level, then half the resolution. One skip a level.
     skips = []
+    layer = 0
     for i, width in enumerate(self.channels):
       if i > 0:
         x = layers.blur_downsample(x)
       for j in range(self.depths[i]):
         x = self._block(x, vector, i, j, width, "down", train)
+        x, layer = self._attend(x, vector, i, j, "down", views, layer)
       skips.append(x)
     # Up: the deepest level has no skip to join; the last block of a level
     # already has the width of the next one.
@@ -76,6 +80,7 @@ class ImageV1(nn.Module):
         last = j == self.depths[i] - 1
         width = self.channels[max(i - 1, 0) if last else i]
         x = self._block(x, vector, i, j, width, "up", train)
+        x, layer = self._attend(x, vector, i, j, "up", views, layer)
       if i > 0:
         x = layers.blur_upsample(x)
     # Three channels of F and one whose mean is the log-variance. Zeros at the
@@ -135,6 +140,15 @@ class ImageV1(nn.Module):
       )(x, vector, train)
     return x
 
+  def _attend(self, x, vector, level, index, path, views, layer):
+    if views is None or not self.attention[level]:
+      return x, layer
+    name = f"{path}_{x.shape[2]}_views{index}"
+    x = cross_views.CrossAttention(layer, self.dtype, name=name)(
+      x, vector, views
+    )
+    return x, layer + 1
+
 
 def fourier_features(sigma: jax.Array, frequencies: jax.Array) -> jax.Array:
   """[cos, sin] of log(sigma)/4 at random frequencies, [B,2 frequencies]."""
@@ -161,10 +175,10 @@ class ResBlock(nn.Module):
         y, deterministic=not train
       )
 
-    y = AdaGroupNorm(self.dtype, name="norm1")(x, vector)
+    y = layers.AdaGroupNorm(self.dtype, name="norm1")(x, vector)
     y = layers.gelu(y)
     y = drop(_conv(y, self.middle, 3, "conv1", self.dtype))
-    y = AdaGroupNorm(self.dtype, name="norm2")(y, vector)
+    y = layers.AdaGroupNorm(self.dtype, name="norm2")(y, vector)
     y = layers.gelu(y)
     y = drop(_conv(y, self.width, 3, "conv2", self.dtype))
     # A change of width goes through a matrix, orthogonal at the start.
@@ -192,7 +206,7 @@ class SelfAttention(nn.Module):
     # Heads of 64 channels, [n,pixels,3,heads,channels of a head].
     n, h, w, c = x.shape
     heads = max(1, c // 64)
-    y = AdaGroupNorm(self.dtype, name="norm")(x, vector)
+    y = layers.AdaGroupNorm(self.dtype, name="norm")(x, vector)
     qkv = _conv(y, 3 * c, 1, "qkv", self.dtype)
     q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, heads, c // heads), 2, 0)
     # 1/sqrt(head width), half on either side: products stay small in bfloat16.
@@ -202,33 +216,6 @@ class SelfAttention(nn.Module):
     weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
     y = jnp.einsum("nhqk,nkhc->nqhc", weights, v).reshape(n, h, w, c)
     return x + _conv(y, c, 1, "out", self.dtype)
-
-
-class AdaGroupNorm(nn.Module):
-  """Group norm whose scale and shift come from the conditioning vector."""
-
-  dtype: layers.Dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
-    """[n,h,w,c] and [n,embedding] -> [n,h,w,c]."""
-    channels = x.shape[-1]
-    scale_shift = nn.Dense(
-      2 * channels,
-      kernel_init=layers.torch_default,
-      bias_init=layers.torch_bias(vector.shape[-1]),
-      name="mapper",
-    )(vector)
-    scale, shift = jnp.split(scale_shift[:, None, None], 2, -1)
-    y = nn.GroupNorm(
-      num_groups=max(1, channels // 32),
-      epsilon=1e-5,
-      use_bias=False,
-      use_scale=False,
-      use_fast_variance=False,
-    )(x.astype(jnp.float32))
-    # The mapper gives the scale's distance from 1.
-    return (y * (scale + 1) + shift).astype(self.dtype)
 
 
 def _conv(x: jax.Array, width: int, kernel: int, name: str, dtype) -> jax.Array:

@@ -4,19 +4,39 @@ Images are [n,H,W,c]. Parameters are float32; `dtype` is what a layer computes
 in, statistics and softmax apart, which stay float32.
 """
 
+import contextlib
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from genvs_jax.runtime import cpu
+
 Dtype = jnp.dtype
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # PyTorch's default for convolutions and linear layers: U(+-1/sqrt(fan_in)).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # He et al. 2015, by fan-in and by fan-out.
 he_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+  """How the networks that are traced in here multiply; `precision` is that of
+  their float32 products, see `configs/base.py`."""
+  with cpu.convolutions_as_products(), jax.default_matmul_precision(precision):
+    yield
+
+
+def imagenet_normalize(unit: jax.Array) -> jax.Array:
+  """[0,1] to the zero-mean, unit-deviation range of ImageNet networks."""
+  return (unit - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -151,6 +171,33 @@ class BatchNorm(nn.Module):
       batch_mean, batch_variance = mean.value, variance.value
     y = (x32 - batch_mean) * jax.lax.rsqrt(batch_variance + self.epsilon)
     return (y * scale + bias).astype(self.dtype)
+
+
+class AdaGroupNorm(nn.Module):
+  """Group norm whose scale and shift come from the conditioning vector."""
+
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array, vector: jax.Array) -> jax.Array:
+    """[n,h,w,c] and [n,embedding] -> [n,h,w,c]."""
+    channels = x.shape[-1]
+    scale_shift = nn.Dense(
+      2 * channels,
+      kernel_init=torch_default,
+      bias_init=torch_bias(vector.shape[-1]),
+      name="mapper",
+    )(vector)
+    scale, shift = jnp.split(scale_shift[:, None, None], 2, -1)
+    y = nn.GroupNorm(
+      num_groups=max(1, channels // 32),
+      epsilon=1e-5,
+      use_bias=False,
+      use_scale=False,
+      use_fast_variance=False,
+    )(x.astype(jnp.float32))
+    # The mapper gives the scale's distance from 1.
+    return (y * (scale + 1) + shift).astype(self.dtype)
 
 
 def block(

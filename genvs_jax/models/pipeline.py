@@ -7,9 +7,7 @@ statistics, fixed frequencies) are called buffers. The scopes of the three steps
 are what profiles show.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
@@ -22,15 +20,13 @@ from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
 from genvs_jax.models import camera_channels
+from genvs_jax.models import cross_views
 from genvs_jax.models import layers
-from genvs_jax.runtime import cpu
 
 Range = tuple[float, float]  # (low, high)
 Variables = dict[str, dict[str, Any]]
 Frustum = cameras.NearFar | unit_cube.UnitCube
 PARTS = ("encoder", "field", "denoiser")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +54,9 @@ class Model:
     denoiser_features: F+G that the denoiser takes, 0 if it draws any object.
     null_noise: of which `null_features` are made, "normal" or "uniform".
     precision: of the networks' float32 products, see `configs/base.py`.
+    noise_told: whether the encoder has a fourth channel, the noise's deviation.
+    view_encoder: of the denoiser's attention to input views; None for none.
+    guide: of the denoiser in variables' part "guide"; None for none.
   """
 
   encoder: Any
@@ -80,6 +79,9 @@ class Model:
   denoiser_features: int
   null_noise: str
   precision: str
+  noise_told: bool = False
+  view_encoder: cross_views.ViewEncoder | None = None
+  guide: Any = None
 
 
 class InputViews(NamedTuple):
@@ -90,12 +92,14 @@ class InputViews(NamedTuple):
     poses: [B,V,4,4] camera-to-world.
     intrinsics: [B,4] pixels of the image.
     mask: bool [B,V], the views in use.
+    keys: [B,V,N,K] of the denoiser's attention to them; None for none.
   """
 
   volumes: jax.Array
   poses: jax.Array
   intrinsics: jax.Array
   mask: jax.Array
+  keys: jax.Array | None = None
 
 
 class FeatureRender(NamedTuple):
@@ -139,17 +143,13 @@ def to_unit(images: jax.Array, image_range: Range) -> jax.Array:
   return jnp.clip((images - low) / (high - low), 0, 1)
 
 
-def imagenet_normalize(unit: jax.Array) -> jax.Array:
-  """[0,1] to the zero-mean, unit-deviation range of ImageNet networks."""
-  return (unit - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
-
-
 @jax.named_scope("encoder")
 def encode(
   model: Model,
   variables: Variables,
   images: jax.Array,
   noise: jax.Array | None = None,
+  deviation: jax.Array | None = None,
   train: bool = False,
 ) -> tuple[jax.Array, dict]:
   """Lifts images into frustum volumes.
@@ -159,22 +159,27 @@ def encode(
     variables: of all parts.
     images: [B,V,H,W,3] in the model's image range.
     noise: [B,V,H,W,3] added to the ImageNet-normalised images, or None.
+    deviation: [B,V] of the noise, told if the encoder can be; None for 0.
     train: normalise by batch statistics.
 
   Returns:
     volumes [B,V,H,W,D,C], and the encoder's buffers, updated when training.
   """
   # Whatever range the model works in, the encoder sees ImageNet's.
-  x = imagenet_normalize(to_unit(images, model.image_range))
+  x = layers.imagenet_normalize(to_unit(images, model.image_range))
   if noise is not None:
     x += noise
+  if model.noise_told:
+    deviation = jnp.zeros(x.shape[:2]) if deviation is None else deviation
+    level = jnp.broadcast_to(deviation[..., None, None, None], x.shape)
+    x = jnp.concatenate([x, level[..., :1]], -1)
   # The reference feeds images upside down, so that rows of its volume ascend
   # with its y axis, which points up.
   if model.flip_input:
     x = jnp.flip(x, -3)
   # The encoder knows neither scenes nor views: [B,V,..] -> [B V,..].
   x = x.reshape(-1, *x.shape[2:])
-  with _products(model):
+  with layers.products(model.precision):
     volumes, updated = model.encoder.apply(
       variables["encoder"], x, train=train, mutable=["batch_stats"]
     )
@@ -259,7 +264,7 @@ def evaluate_field(
   x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)  # [B,V,P,C]
   # A view counts for a point if it is in use and its volume covers the point.
   visible = inside & inputs.mask[..., None]
-  with _products(model):
+  with layers.products(model.precision):
     density, features = model.field.apply(variables["field"], x, visible)
   return (
     density.reshape(batch, rays, samples),
@@ -332,6 +337,7 @@ def predict(
   features: jax.Array,
   augment_labels: jax.Array | None = None,
   dropout_key: jax.Array | None = None,
+  views: cross_views.Views | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The denoiser network F behind EDM's input scaling.
 
@@ -354,7 +360,7 @@ def predict(
   scaled = (features[..., :count] - model.feature_mean) / model.feature_std
   features = jnp.concatenate([scaled, features[..., count:]], -1)
   c = edm.scalings(sigma[:, None, None, None], model.sigma_data)
-  with _products(model):
+  with layers.products(model.precision):
     return model.denoiser.apply(
       variables["denoiser"],
       noisy * c.inp,
@@ -362,6 +368,7 @@ def predict(
       features,
       augment_labels,
       train=dropout_key is not None,
+      **({} if views is None else {"views": views}),
       rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
 
@@ -373,6 +380,7 @@ def denoise(
   sigma: jax.Array,
   features: jax.Array,
   base: jax.Array | None = None,
+  views: cross_views.Views | None = None,
 ) -> jax.Array:
   """D(noisy; sigma, features): the estimate of the clean image, [B,H,W,3].
 
@@ -383,14 +391,6 @@ def denoise(
   assert (base is None) == (model.target == "image"), "see `base_image`"
   if base is not None:
     noisy = noisy - base
-  output, _ = predict(model, variables, noisy, sigma, features)
+  output, _ = predict(model, variables, noisy, sigma, features, views=views)
   estimate = edm.denoised(noisy, output, sigma, model.sigma_data)
   return estimate if base is None else base + estimate
-
-
-@contextlib.contextmanager
-def _products(model: Model) -> Iterator[None]:
-  """How the networks that are traced in here multiply."""
-  precision = jax.default_matmul_precision(model.precision)
-  with cpu.convolutions_as_products(), precision:
-    yield

@@ -14,6 +14,7 @@ import numpy as np
 
 from genvs_jax.diffusion import edm
 from genvs_jax.diffusion import samplers
+from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 
@@ -65,9 +66,9 @@ def build_synthesize(
   draw = build_sampler(config, model)
 
   def synthesize(variables, batch, poses, keys) -> Views:
-    features, views = render_views(model, variables, batch, poses)
+    features, attended, views = render_views(model, variables, batch, poses)
     flat = features.reshape(-1, *features.shape[2:])
-    samples, _ = draw(variables, flat, keys.reshape(-1))
+    samples, _ = draw(variables, flat, keys.reshape(-1), attended)
     samples = samples.reshape(*poses.shape[:2], *samples.shape[1:])
     return views._replace(sample=samples)
 
@@ -120,7 +121,9 @@ def build_sampler(
   low, high = (level * unit for level in options.guidance_interval)
   size = model.image_size
 
-  def draw(variables, features, keys) -> tuple[jax.Array, jax.Array]:
+  def draw(
+    variables, features, keys, views=None
+  ) -> tuple[jax.Array, jax.Array]:
     blank = jnp.zeros((len(keys), size, size, 3))
     null = pipeline.null_features(
       model,
@@ -141,11 +144,20 @@ def build_sampler(
       levels = jnp.full((len(x),), sigma)
       cond = features if by_step is None else by_step[step]
       base = pipeline.base_image(model, cond)
-      estimate = pipeline.denoise(model, variables, x, levels, cond, base)
+      seen = (
+        views if by_step is None else jax.tree.map(lambda v: v[step], views)
+      )
+      estimate = pipeline.denoise(model, variables, x, levels, cond, base, seen)
       if guidance == 1.0:
         return estimate
-      # Ho and Salimans 2022: away from what the denoiser makes of no features.
-      free = pipeline.denoise(model, variables, x, levels, null, base)
+      # Away from what a worse denoiser makes of the same features, or (Ho and
+      # Salimans 2022) from what this one makes of none.
+      if model.guide is not None:
+        worse = {"denoiser": variables["guide"]}
+        free = pipeline.denoise(model.guide, worse, x, levels, cond, base)
+      else:
+        blind = seen and seen._replace(mask=jnp.zeros_like(seen.mask))
+        free = pipeline.denoise(model, variables, x, levels, null, base, blind)
       inside = (low <= sigma) & (sigma <= high)
       weight = jnp.where(inside, guidance, 1.0)
       return free + weight * (estimate - free)
@@ -174,7 +186,7 @@ def build_render(model: pipeline.Model) -> Callable[..., Views]:
   return jax.jit(
     lambda variables, batch, poses: render_views(
       model, variables, batch, poses
-    )[1]
+    )[2]
   )
 
 
@@ -199,6 +211,13 @@ def encode_views(
     poses=batch["poses"],
     intrinsics=batch["intrinsics"],
     mask=jnp.ones(volumes.shape[:2], bool),
+    keys=cross_views.encode(
+      model,
+      variables,
+      pipeline.to_unit(images, model.image_range),
+      batch["poses"],
+      batch["intrinsics"],
+    ),
   )
 
 
@@ -215,7 +234,7 @@ def view_keys(seed: int, scenes: np.ndarray, frames: np.ndarray) -> jax.Array:
   )
 
 
-def render_views(model, variables, batch, poses) -> tuple[jax.Array, Views]:
+def render_views(model, variables, batch, poses):
   """Conditioning images [B,Q,H,W,F+G], and views without samples, from
   pictures."""
   inputs = encode_views(model, variables, batch)
@@ -227,7 +246,7 @@ def render_inputs(
   variables: pipeline.Variables,
   inputs: pipeline.InputViews,
   poses: jax.Array,
-) -> tuple[jax.Array, Views]:
+):
   """The same as `render_views` from encoded views."""
   render = pipeline.render_features(model, variables, inputs, poses)
   features = pipeline.conditioning_image(
@@ -243,7 +262,8 @@ def render_inputs(
     weighted_depth=weighted_depth[..., 0],
     opacity=opacity[..., 0],
   )
-  return features, views
+  attended = cross_views.of_targets(inputs, poses, model.image_size)
+  return features, attended, views
 
 
 def _fold(keys: jax.Array, number) -> jax.Array:

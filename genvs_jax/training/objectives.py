@@ -18,6 +18,7 @@ from genvs_jax.diffusion import edm
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
 from genvs_jax.models import builders
+from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.training import randomness
@@ -61,6 +62,7 @@ class RenderingResult(NamedTuple):
     buffers: of all parts after the step.
     features: [B T,H,W,F+G], the conditioning images of the target views.
     targets: [B T,H,W,3] the target views.
+    views: that the denoiser attends to, n = B T; None for none.
   """
 
   loss: jax.Array
@@ -68,6 +70,7 @@ class RenderingResult(NamedTuple):
   buffers: dict
   features: jax.Array
   targets: jax.Array
+  views: cross_views.Views | None
 
 
 def joint(
@@ -94,7 +97,7 @@ def joint(
   # whole, damped or not at all.
   features = scale_gradient(result.features, options.feature_gradient)
   denoising = denoising_loss(
-    model, options, variables, result.targets, features, keys
+    model, options, variables, result.targets, features, keys, result.views
   )
   loss = result.loss + options.denoising * denoising
   metrics = {**result.metrics, "loss": loss, "loss_denoising": denoising}
@@ -196,6 +199,9 @@ def rendering_losses(
     buffers={**buffers, "encoder": encoder_buffers},
     features=_flatten(target_features),
     targets=_flatten(targets),
+    views=cross_views.of_targets(
+      inputs, batch["poses"][:, views:], model.image_size
+    ),
   )
 
 
@@ -222,16 +228,30 @@ def encode_inputs(
   )
   deviation = randomness.each(jax.random.uniform, scale_keys, per_view)
   noise = randomness.each(jax.random.normal, noise_keys, images.shape[1:])
-  noise *= is_noisy * deviation * options.input_noise_max
+  deviation *= is_noisy * options.input_noise_max
+  noise *= deviation
   # A frozen encoder does not update its running statistics either.
   volumes, buffers = pipeline.encode(
-    model, variables, images, noise, train="encoder" not in options.frozen
+    model,
+    variables,
+    images,
+    noise,
+    deviation[..., 0, 0, 0],
+    train="encoder" not in options.frozen,
   )
   inputs = pipeline.InputViews(
     volumes=volumes,
     poses=batch["poses"][:, :views],
     intrinsics=batch["intrinsics"],
     mask=jnp.arange(views) < count,
+    keys=cross_views.encode(
+      model,
+      variables,
+      pipeline.to_unit(images, model.image_range),
+      batch["poses"][:, :views],
+      batch["intrinsics"],
+      noise,
+    ),
   )
   return inputs, buffers
 
@@ -243,6 +263,7 @@ def denoising_loss(
   clean: jax.Array,
   features: jax.Array,
   keys: randomness.StepKeys,
+  views: cross_views.Views | None = None,
 ) -> jax.Array:
   """EDM's loss on images [B T,H,W,3] given conditioning images [B T,H,W,F+G].
 
@@ -279,13 +300,22 @@ def denoising_loss(
   )
   null = pipeline.null_features(model, null_keys, features.shape)
   features = jnp.where(is_null, null, features)
+  if views is not None:
+    views = views._replace(mask=views.mask & ~is_null[:, 0, 0])
 
   # x = x0 + sigma n, one noise level per image.
   sigma = options.sigma_law.sample(sigma_keys, keys.step)
   noise = randomness.each(jax.random.normal, noise_keys, clean.shape[1:])
   noisy = clean + sigma[:, None, None, None] * noise
   output, log_variance = pipeline.predict(
-    model, variables, noisy, sigma, features, augment_labels, keys.dropout
+    model,
+    variables,
+    noisy,
+    sigma,
+    features,
+    augment_labels,
+    keys.dropout,
+    views,
   )
   target = edm.network_target(clean, noisy, sigma, model.sigma_data)
   if options.weighting == "edm":

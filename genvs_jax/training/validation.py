@@ -195,7 +195,7 @@ def build_measure(
     scores = {}  # all of them means over the scenes
     # Conditioning: the rendered features, or noise for a denoiser alone.
     if "encoder" in parts:
-      features, views = view_synthesis.render_views(
+      features, attended, views = view_synthesis.render_views(
         model, variables, scenes.inputs, scenes.target_pose
       )
       # [n,1,H,W,F+G]: one target of each scene.
@@ -206,6 +206,7 @@ def build_measure(
     else:
       shape = (*clean.shape[:3], model.denoiser_features)
       features, base = pipeline.null_features(model, keys, shape), None
+      attended = None
     if "denoiser" in parts:
       # The same noise at every level, and at every step of the run.
       unit = jax.vmap(
@@ -217,7 +218,13 @@ def build_measure(
       def error(sigma):
         levels = jnp.full((len(clean),), sigma)
         estimate = pipeline.denoise(
-          model, variables, clean + sigma * unit, levels, features, base
+          model,
+          variables,
+          clean + sigma * unit,
+          levels,
+          features,
+          base,
+          attended,
         )
         return jnp.mean((estimate - clean) ** 2) / scale**2
 

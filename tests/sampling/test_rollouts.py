@@ -323,7 +323,9 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
   config.sampler.steps = 4
   config.rollout.random_views, config.rollout.nearest_views = 2, 3
   encoder = types.SimpleNamespace(depth_planes=1, channels=1)
-  model = types.SimpleNamespace(image_size=1, encoder=encoder)
+  model = types.SimpleNamespace(
+    image_size=1, encoder=encoder, view_encoder=None
+  )
   lookups = 0
   for scenes, inputs, frames, room in itertools.product(
     (1, 3), (1, 2), (1, 2, 9), (2, 3, 5, 8, 20)
@@ -340,20 +342,27 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
       bank_dtype="float32",
       sampler=None,
       trajectories=(),
+      drawn_noise=0.25,
     )
     rollout = rollouts.Rollout(options, model, place=lambda x: x)
 
-    def encode(variables, bank, pictures, slot):
-      del variables
-      bank = np.array(bank)
-      bank[:, slot] = pictures[..., :1].reshape(-1, 1, 1, 1, 1)
-      return bank
+    def encode(
+      variables, bank, pictures, poses, intrinsics, told, slot, first=inputs
+    ):
+      del variables, intrinsics
+      value = pictures[:, 0, 0, 0]
+      np.testing.assert_allclose(value, poses[:, 0, 3])
+      # Frames are declared noisy, inputs are not.
+      np.testing.assert_array_equal(told, (value % 1000 >= first) * 0.25)
+      volumes = np.array(bank.volumes)
+      volumes[:, slot] = value.reshape(-1, 1, 1, 1, 1)
+      return rollouts.Bank(volumes, None)
 
     def draw(variables, bank, slots, mask, poses, intrinsics, target, keys):
       nonlocal lookups
       del variables, intrinsics, keys
       for b in range(len(slots)):
-        held = bank[b, slots[b], 0, 0, 0, 0][mask[b]]
+        held = bank.volumes[b, slots[b], 0, 0, 0, 0][mask[b]]
         np.testing.assert_array_equal(held, poses[b, ..., 0, 3][mask[b]])
         lookups += held.size
       rgb = np.broadcast_to(
@@ -361,7 +370,7 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
       )
       return view_synthesis.Views(None, rgb, rgb[..., 0], rgb[..., 0])
 
-    rollout._encode, rollout.draw = encode, draw
+    rollout._encode_into, rollout.draw = encode, draw
     images = number[:, :inputs, None, None, None] * np.ones(3) * 255
     scene_inputs = {
       "images": images.astype(np.float32),

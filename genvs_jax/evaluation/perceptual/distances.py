@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genvs_jax.evaluation.perceptual import networks
-from genvs_jax.models import pipeline
+from genvs_jax.models import layers
 
 # LPIPS's own normalisation of pictures in [-1,1].
 _LPIPS_SHIFT = (-0.030, -0.088, -0.188)
@@ -38,7 +38,7 @@ def lpips_vgg(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
 
 def vgg16_features(weights, images: jax.Array) -> jax.Array:
   """Means over pixels after VGG16's last ReLU [n,512]; pictures in [0,1]."""
-  *_, last = networks.vgg16(weights, pipeline.imagenet_normalize(images))
+  *_, last = networks.vgg16(weights, layers.imagenet_normalize(images))
   return jnp.mean(last, (1, 2))
 
 
@@ -59,7 +59,7 @@ def dists(weights, images: jax.Array, truth: jax.Array) -> jax.Array:
   """
 
   def features(x):
-    normal = pipeline.imagenet_normalize(x)
+    normal = layers.imagenet_normalize(x)
     return [x, *networks.vgg16(weights["vgg16"], normal, _l2_pool)]
 
   shorter = min(images.shape[1:3])

@@ -1,0 +1,356 @@
+"""What each way to condition the denoiser is worth, at equal minutes.
+
+  python -m benchmarks.ablations --workdir=DIR --minutes=3 --seeds=0,1,2
+
+Trains every row of `ROWS` with every seed on the demo's scenes (of seed 0, on
+which settings are chosen), scores unseen ones and prints the means with their
+spread over the seeds; `DIR/ablations.png` has the same four views for each row.
+How long a step of each row takes is measured first, in turns; the number of
+steps follows from it, so that what else the machine does later makes no
+difference. It goes on where it was stopped; `--rows=before,demo` does some.
+
+LPIPS and DISTS need their weights, see docs/evaluation.md.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from absl import app
+from absl import flags
+from PIL import Image
+
+from benchmarks import measuring
+from benchmarks import programs
+from configs import demo
+from genvs_jax.images import grids
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Of all runs.", required=True)
+_MINUTES = flags.DEFINE_float("minutes", 3.0, "Of training, for each row.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of the training runs.")
+_ROWS = flags.DEFINE_list("rows", [], "Some rows; by default all.")
+_WEIGHTS = flags.DEFINE_string("metric_weights", "auto", "As in the config.")
+
+_STEP_RUNS = 9  # of each row's step, timed in turns
+_RENDER_SHARE = 0.45  # of the minutes, where the renderer has its own stage
+
+
+class Row(NamedTuple):
+  """A recipe that is trained and scored.
+
+  Attributes:
+    what: it is, for the table.
+    fields: what differs from `configs/demo.py`.
+    checkpoint_of: the row whose checkpoint it draws with, if it trains none.
+  """
+
+  what: str
+  fields: dict[str, Any]
+  checkpoint_of: str = ""
+
+
+# The demo as it was: features beside the noisy image, trained jointly, at the
+# reference's noise.
+_BEFORE: dict[str, Any] = {
+  "train.render_steps": 0,
+  "train.target_views": 1,
+  "diffusion.target": "image",
+  "diffusion.sigma_data": 0.5,
+  "diffusion.units": "image",
+  "diffusion.log_mean": 1.0,
+  "diffusion.log_std": 1.4,
+  "model.denoiser.geometry": (),
+  "objective.conditioning_dropout": 0.1,
+  "optimizer.denoiser_rate": 1e-3,
+  "optimizer.schedule": "constant",
+  "sampler.steps": 8,
+  "sampler.churn": 0.4,
+  "sampler.sigma_max": 80.0,
+  "rollout.same_noise": False,
+}
+_RESIDUAL: dict[str, Any] = {
+  "diffusion.target": "residual",
+  "diffusion.units": "sigma_data",
+  "diffusion.sigma_data": 0.2,
+  "diffusion.log_mean": 0.5,
+  "diffusion.log_std": 1.2,
+  "sampler.sigma_max": 20.0,
+}
+_NOISE_TOLD: dict[str, Any] = {
+  "model.encoder.noise_told": True,
+  "rollout.policy": "nearest",
+  "rollout.drawn_noise": 0.25,
+}
+_STAGES: dict[str, Any] = {
+  "train.render_steps": 1,
+  "optimizer.schedule": "cosine",
+}
+
+ROWS = {
+  "before": Row("as it was", _BEFORE),
+  "stages": Row("+ a stage for the renderer", _BEFORE | _STAGES),
+  "residual": Row("+ residual", _BEFORE | _RESIDUAL),
+  "geometry": Row(
+    "+ rays, depth, opacity",
+    _BEFORE | {"model.denoiser.geometry": ("directions", "depth", "opacity")},
+  ),
+  "cross_views": Row(
+    "+ attention to the input views",
+    _BEFORE | {"model.denoiser.cross_views": True},
+  ),
+  "stopped": Row(
+    "+ features without gradient", _BEFORE | {"objective.feature_gradient": 0.0}
+  ),
+  "damped": Row(
+    "+ a tenth of the features' gradient",
+    _BEFORE | {"objective.feature_gradient": 0.1},
+  ),
+  "scaled": Row(
+    "+ features centred and scaled",
+    _BEFORE | {"diffusion.feature_mean": 0.5, "diffusion.feature_std": 0.25},
+  ),
+  "low_noise": Row(
+    "+ N(-0.6, 1.2)",
+    _BEFORE | {"diffusion.log_mean": -0.6, "diffusion.log_std": 1.2},
+  ),
+  "rate": Row(
+    "+ rate 3e-3, cosine",
+    _BEFORE | {"optimizer.denoiser_rate": 3e-3, "optimizer.schedule": "cosine"},
+  ),
+  "noise_told": Row("+ noise told", _BEFORE | _NOISE_TOLD),
+  "demo": Row("the demo", {}),
+  "demo_image": Row(
+    "- residual",
+    {
+      "diffusion.target": "image",
+      "diffusion.log_mean": -0.6,
+      "diffusion.units": "image",
+    },
+  ),
+  "demo_no_geometry": Row(
+    "- rays, depth, opacity", {"model.denoiser.geometry": ()}
+  ),
+  "demo_not_scaled": Row(
+    "- features centred and scaled",
+    {
+      "diffusion.sigma_data": 0.1,
+      "diffusion.feature_mean": 0.0,
+      "diffusion.feature_std": 1.0,
+    },
+  ),
+  "demo_no_stages": Row(
+    "- a stage for the renderer",
+    {
+      "train.render_steps": 0,
+      "diffusion.sigma_data": 0.1,
+      "diffusion.feature_mean": 0.9,
+      "diffusion.feature_std": 0.22,
+      "objective.feature_gradient": 0.0,
+    },
+  ),
+  "demo_cross_views": Row(
+    "+ attention to the input views", {"model.denoiser.cross_views": True}
+  ),
+  "demo_nearest": Row(
+    "rollouts from drawn views too", {"rollout.policy": "nearest"}, "demo"
+  ),
+  "demo_noise_told": Row("those, and noise told", _NOISE_TOLD),
+  "demo_long_ema": Row(
+    "average of 8 times the half-life", {"train.ema_half_life": 8_000}
+  ),
+  "demo_raw": Row("no average", {"sampler.params": "raw"}, "demo"),
+  "demo_autoguidance": Row(
+    "+ autoguidance 1.5 by an early checkpoint",
+    {"sampler.guidance": 1.5, "sampler.guide": "EARLY"},
+    "demo",
+  ),
+}
+# Columns of the table: (title, row of results.json, score).
+COLUMNS = (
+  ("PSNR", "sample", "psnr"),
+  ("PSNR of 3", "sample_mean", "psnr"),
+  ("SSIM", "sample", "ssim"),
+  ("LPIPS", "sample", "lpips_vgg"),
+  ("LPIPS of render", "render", "lpips_vgg"),
+  ("DISTS", "sample", "dists"),
+  ("sharpness", "sample", "sharpness"),
+  ("mean colour", "sample", "mean_colour"),
+  ("colour", "sample", "colour_correlation"),
+  ("reprojection", "sample", "reprojection"),
+  ("PSNR of render", "render", "psnr"),
+)
+_EVALUATION = {
+  "evaluate.scenes": 12,
+  "evaluate.rollouts": 3,
+  "sample.frames": 20,
+  "evaluate.baselines": False,
+}
+_QUIET = {"validation.scenes": 0, "train.image_grid_scenes": 0}
+
+
+def main(argv):
+  del argv
+  workdir = pathlib.Path(_WORKDIR.value)
+  names = [name for name in _ROWS.value or ROWS if name in ROWS]
+  steps = measure_steps(workdir, names)
+  launch("prepare", workdir, {})
+  for seed in map(int, _SEEDS.value):
+    for name in names:
+      run_row(workdir, name, seed, steps)
+      print(table(workdir), flush=True)
+  picture(workdir)
+
+
+def fields_of(row: Row, seed: int) -> dict[str, Any]:
+  """What a row differs in from the demo, the scenes included."""
+  data = {"data.synthetic.seed": 0, "seed": seed}
+  return {**data, **row.fields}
+
+
+def config_of(fields: dict[str, Any]):
+  """The demo's config with some fields set."""
+  config = demo.get_config()
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
+  """Seconds of a step: {row: [of the render's stage or 0, of the last]}."""
+  results = measuring.Results(str(workdir / "steps.json"))
+  runs: dict[tuple[str, int], Any] = {}
+  for name in names:
+    if name in results.values or ROWS[name].checkpoint_of:
+      continue
+    config = config_of(ROWS[name].fields)
+    config.diffusion.sigma_data = config.diffusion.sigma_data or 0.1
+    if config.train.render_steps:
+      config.optimizer.frozen = ("encoder", "field")
+      render = config.copy_and_resolve_references()
+      render.objective.name, render.optimizer.frozen = "nerf", ()
+      render.diffusion.target = "image"
+      runs[name, 0] = programs.build(render, "step").run
+    runs[name, 1] = programs.build(config, "step").run
+  times: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+  for _ in range(_STEP_RUNS):
+    for key, run in runs.items():
+      times[key] += measuring.time_runs(run, 1)
+  for name in {name for name, _ in runs}:
+    pair = [times.get((name, stage), [0.0]) for stage in (0, 1)]
+    results.put(name, {"seconds": list(map(statistics.median, pair))})
+  return {name: value["seconds"] for name, value in results.values.items()}
+
+
+def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
+  """Trains and scores a row with a seed, unless that is done."""
+  row, folder = ROWS[name], workdir / f"{name}_{seed}"
+  if list(folder.glob("results*.json")):
+    return
+  fields = fields_of(row, seed)
+  if row.checkpoint_of:
+    trained = workdir / f"{row.checkpoint_of}_{seed}"
+    early = min(trained.glob("checkpoints/*"), key=lambda p: int(p.name))
+    if "sampler.guide" in fields:
+      fields["sampler.guide"] = str(early)
+    flags_of_run = [f"--checkpoint={trained}"]
+  else:
+    seconds = 60 * _MINUTES.value
+    of_render, of_last = steps[name]
+    if of_render:
+      fields["train.render_steps"] = int(seconds * _RENDER_SHARE / of_render)
+      seconds *= 1 - _RENDER_SHARE
+    fields["train.steps"] = int(seconds / of_last)
+    every = fields["train.steps"] // 4
+    fields |= {"checkpoint.every": every, "checkpoint.keep_every": every}
+    launch("train", folder, fields | _QUIET, workdir)
+    flags_of_run = []
+  known = {
+    k: v
+    for k, v in fields.items()
+    if k.split(".")[0] in ("sampler", "rollout", "seed")
+    or k == "data.synthetic.seed"
+  }
+  launch("evaluate", folder, known | _EVALUATION, workdir, flags_of_run)
+
+
+def launch(
+  mode: str,
+  folder: pathlib.Path,
+  fields: dict[str, Any],
+  data: pathlib.Path | None = None,
+  more: Sequence[str] = (),
+) -> None:
+  """Runs `launch.py` with the demo's config and some fields."""
+  fields = {"data.synthetic.seed": 0, **fields}
+  fields["data.data_dir"] = str((data or folder) / "data")
+  if mode == "evaluate":
+    fields["evaluate.metric_weights"] = _WEIGHTS.value
+  command = [
+    sys.executable,
+    "launch.py",
+    f"--mode={mode}",
+    "--config=configs/demo.py",
+    f"--workdir={folder}",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+    *more,
+  ]
+  print(" ".join(command), flush=True)
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def table(workdir: pathlib.Path) -> str:
+  """Means over the seeds, with their standard deviations, as Markdown."""
+  lines = [
+    "| recipe | seeds | " + " | ".join(title for title, *_ in COLUMNS) + " |",
+    "|---" * (len(COLUMNS) + 2) + "|",
+  ]
+  for name, row in ROWS.items():
+    found = [
+      json.loads(path.read_text())["rows"]
+      for path in sorted(workdir.glob(f"{name}_[0-9]*/results*.json"))
+    ]
+    if not found:
+      continue
+    cells = []
+    for _, kind, score in COLUMNS:
+      values = [rows[kind].get(score) for rows in found]
+      cells.append(_cell([v for v in values if v is not None]))
+    lines.append(f"| {name}: {row.what} | {len(found)} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+  """Mean and standard deviation."""
+  if not values:
+    return "-"
+  mean = statistics.mean(values)
+  digits = 3 if abs(mean) < 2 else 2
+  if len(values) == 1:
+    return f"{mean:.{digits}f}"
+  return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def picture(workdir: pathlib.Path) -> None:
+  """The first view of the first four scenes: truth, then each row's sample."""
+  rows: list[tuple[str, list[np.ndarray]]] = []
+  for name in ROWS:
+    found = sorted(workdir.glob(f"{name}_[0-9]*/evaluation/*/grid"))
+    if not found:
+      continue
+    scenes = [np.load(path) for path in sorted(found[0].glob("*.npz"))[:4]]
+    if not rows:
+      rows.append(("truth", [scene["truth"][0] for scene in scenes]))
+    rows.append((name[:14], [scene["sample"][0] for scene in scenes]))
+  if rows:
+    path = workdir / "ablations.png"
+    Image.fromarray(grids.image_grid(rows)).save(path)
+    print(path)
+
+
+if __name__ == "__main__":
+  app.run(main)
