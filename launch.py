@@ -2,6 +2,7 @@
 
   python launch.py --config=configs/cars64.py --workdir=DIR
   python launch.py --mode=convert --source=FILE.pt --output=DIR
+  python launch.py --mode=sample --checkpoint=cars64-small
   python launch.py --distributed --mode=train --config=...  (on every host)
 
 Any field of the config can be set: --config.train.steps=1000. Without --mode
@@ -33,8 +34,8 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint",
   None,
-  "Checkpoint for evaluate and sample: a workdir, its checkpoints folder or"
-  " one checkpoint. By default --workdir.",
+  "For evaluate and sample: a workdir, its checkpoints folder, one checkpoint,"
+  " or cars64-small. By default --workdir.",
 )
 _STEP = flags.DEFINE_integer(
   "step", None, "Step of the checkpoint, by default the newest."
@@ -59,12 +60,13 @@ _EXPORT = flags.DEFINE_enum(
   ["", "ply"],
   "sample: also write points from the depth and a mesh of the field.",
 )
-_SOURCE = flags.DEFINE_string("source", None, "convert: a file, or metrics.")
+_SOURCE = flags.DEFINE_string(
+  "source", None, "convert: file, workdir, metrics."
+)
 _OUTPUT = flags.DEFINE_string(
   "output",
   None,
-  "convert: the workdir that receives the checkpoint (metrics' weights: the"
-  " folder, by default where evaluation looks).",
+  "convert: the workdir that receives the checkpoint, or metrics' folder.",
 )
 _KEEP_OPTIMIZER = flags.DEFINE_bool(
   "keep_optimizer", False, "convert: Adam's moments too."
@@ -95,7 +97,7 @@ def _run() -> list[str]:
   """Runs the modes; the lines to print at the end."""
   command = modes.Command(
     config=_CONFIG.value,
-    config_file=console.flag_value("config"),
+    config_file=_CONFIG.value and console.flag_value("config"),
     overrides=_overrides(),
     workdir=os.path.expanduser(_WORKDIR.value or ""),
     checkpoint=_CHECKPOINT.value,
@@ -133,9 +135,7 @@ def _overrides() -> tuple[str, ...]:
 
 def _check_required(values: dict) -> bool:
   """Which flags a mode cannot do without."""
-  names = ["config", "workdir"]
-  if values["mode"] == "convert":
-    names = ["source"]
+  names = modes.required_flags(values["mode"], values["checkpoint"])
   missing = [f"--{name}" for name in names if not values[name]]
   if missing:
     raise flags.ValidationError(f"{' and '.join(missing)} must be given")
@@ -144,6 +144,6 @@ def _check_required(values: dict) -> bool:
 
 if __name__ == "__main__":
   flags.register_multi_flags_validator(
-    ["mode", "config", "workdir", "source", "output"], _check_required
+    ["mode", "config", "workdir", "source", "checkpoint"], _check_required
   )
   app.run(main, flags_parser=console.parse_flags)

@@ -4,6 +4,7 @@ A mode takes a `Command` and returns the lines that are printed at its end.
 What it needs is imported when it runs: a wrong flag is answered at once.
 """
 
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ class Command(NamedTuple):
   """A command as it was typed.
 
   Attributes:
-    config: of --config with its overrides.
+    config: of --config with its overrides; None for that of the checkpoint.
     config_file: its path.
     overrides: names of the fields that were set one by one.
     workdir: folder of the run.
@@ -33,7 +34,7 @@ class Command(NamedTuple):
   """
 
   config: Any
-  config_file: str
+  config_file: str | None
   overrides: tuple[str, ...]
   workdir: str
   checkpoint: str | None
@@ -50,9 +51,11 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
   """Runs modes one after another."""
   from genvs_jax.runtime import compilation_cache  # noqa: PLC0415
 
-  config = command.config
   for name in names:
     messages.check_choice("modes", name, MODES)
+  if command.config is None:
+    command, names = _of_checkpoint(command, names)
+  config = command.config
   config_fields.check_overrides(config, command.overrides)
   if not {"prepare", "train"} & set(names):
     config_fields.check_training_overrides(command.overrides)
@@ -60,6 +63,35 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
     config.compilation_cache, config.compilation_cache_gib
   )
   return [line for name in names for line in MODES[name](command)]
+
+
+def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
+  """Flags that a mode cannot do without: a checkpoint brings its config."""
+  if mode == "convert":
+    return ["source"]
+  is_enough = mode in ("evaluate", "sample") and checkpoint
+  return ["checkpoint"] if is_enough else ["config", "workdir"]
+
+
+def _of_checkpoint(
+  command: Command, names: tuple[str, ...]
+) -> tuple[Command, tuple[str, ...]]:
+  """The command with the config of its checkpoint, a folder for what it writes
+  and, where its scenes are made, the mode that makes them."""
+  from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
+
+  path = command.checkpoint or ""
+  config = pretrained.read_config(path, command.step)
+  # .../NAME/checkpoints/500 is known by its NAME.
+  names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
+  workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
+  if config.data.dataset == "synthetic_cars":
+    # Scenes to draw and to score; those of training are not needed.
+    config.data.data_dir = "WORKDIR/data"
+    config.data.synthetic.train_scenes = 1
+    config.evaluate.baselines = False
+    names = ("prepare", *names)
+  return command._replace(config=config, workdir=workdir), names
 
 
 def connect(
@@ -164,8 +196,11 @@ def sample(command: Command) -> list[str]:
   )
   label = "turntable   " if "mp4" in paths else "pictures    "
   source = f" --checkpoint={command.checkpoint}" if command.checkpoint else ""
+  line = f"{label} {', '.join(map(str, paths.values()))}"
+  if not command.config_file:
+    return [line]
   return [
-    f"{label} {', '.join(map(str, paths.values()))}",
+    line,
     f"another one  python launch.py --mode=sample"
     f" --config={command.config_file} --workdir={command.workdir}{source}"
     " --config.sample.scene=1",

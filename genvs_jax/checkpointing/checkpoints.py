@@ -7,6 +7,7 @@ Saving is asynchronous; an unfinished one is never listed.
 import contextlib
 import logging as logging_module
 import math
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,8 @@ FORMAT_VERSION = 2
 # The oldest whose training can go on; of older ones, the weights can be used.
 _OLDEST_TO_RESUME = 2
 FOLDER = "checkpoints"
+# Models that come with the package: workdirs by their names.
+_PACKAGED = pathlib.Path(__file__).parents[1] / "trained"
 # Words of TensorStore, XLA and the operating system for storage or memory that
 # fails, which is no fault of a checkpoint's files.
 _NOT_DAMAGE = (
@@ -294,17 +297,25 @@ def is_damage(error: BaseException) -> bool:
   return True
 
 
+def packaged_names() -> list[str]:
+  """Names of the models that come with the package."""
+  return sorted(path.parent.name for path in _PACKAGED.glob(f"*/{FOLDER}"))
+
+
 def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   """Finds a checkpoint to read.
 
   Args:
-    path: a workdir, its `checkpoints` folder, or one checkpoint in it.
+    path: a workdir, its `checkpoints` folder, one checkpoint in it, or the name
+      of a model that comes with the package.
     step: which one; None for the newest.
 
   Raises:
     CheckpointError: if there is none.
   """
   folder = epath.Path(path).expanduser()
+  if path in packaged_names() and not folder.exists():
+    folder = epath.Path(_PACKAGED / path)
   if re.fullmatch(r"\d+", folder.name) and (folder / "state").exists():
     if step not in (None, int(folder.name)):
       raise CheckpointError(
@@ -316,8 +327,8 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
     folder = folder / FOLDER
   if not folder.exists():
     raise CheckpointError(
-      f"no checkpoint in {path}: expected a workdir, its {FOLDER} folder or"
-      " one numbered folder in it"
+      f"no checkpoint in {path}: expected a workdir, its {FOLDER} folder, one"
+      f" numbered folder in it, or {' or '.join(packaged_names()) or 'a name'}"
     )
   steps = sorted(
     int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d+", p.name)

@@ -13,8 +13,10 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
+from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
@@ -45,7 +47,8 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
   """Loads a checkpoint, without the optimizer's state.
 
   Args:
-    path: a workdir, its checkpoints folder, or one checkpoint; local or gs://.
+    path: a workdir, its checkpoints folder, or one checkpoint; local or gs://;
+      or the name of a model that comes with the package, "cars64-small".
     step: which one, by default the newest.
     params: "ema" for the averaged parameters, or "raw".
 
@@ -84,6 +87,52 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
     )
   variables = pipeline.join_variables(arrays[field], arrays["buffers"])
   return Pretrained(config, model, variables, step)
+
+
+def read_config(path: str, step: int | None) -> ml_collections.ConfigDict:
+  """The config that a checkpoint was trained with; arguments as of `load`."""
+  checkpointer, step = checkpoints.open_existing(path, step)
+  with contextlib.closing(checkpointer):
+    return checkpointer.read_config(step)
+
+
+def save(path: str, genvs: Pretrained) -> None:
+  """Writes a small checkpoint for use: no optimizer's state, half precision.
+
+  Parameters become float16, which has three more bits than bfloat16 for numbers
+  of their size; buffers stay as they are. Of its config, what names folders of
+  the machine that trained is left out.
+
+  Args:
+    path: of the workdir that receives it.
+    genvs: what is written.
+
+  Raises:
+    ValueError: for parameters that float16 cannot hold.
+  """
+  params, buffers = pipeline.split_variables(genvs.variables)
+  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(params))
+  if not largest < float(jnp.finfo(jnp.float16).max):
+    raise ValueError(
+      f"a parameter is {largest:g}, expected at most"
+      f" {float(jnp.finfo(jnp.float16).max):g}, which float16 can hold"
+    )
+  config = genvs.config.copy_and_resolve_references()
+  if config.train.ema == "none":
+    config.train.ema = "half_life"  # there is one set of parameters
+  for part in pipeline.PARTS:
+    config.init_from[part] = ""
+  made = config.data.dataset == "synthetic_cars"
+  config.data.data_dir = "WORKDIR/data" if made else ""
+  config.data.source = ""
+  half = jax.tree.map(lambda x: x.astype(jnp.float16), params)
+  saver = checkpoints.Checkpointer(f"{path}/{checkpoints.FOLDER}")
+  with contextlib.closing(saver):
+    saver.save(
+      genvs.step,
+      {"ema": half, "buffers": buffers},
+      config_fields.to_dict(config),
+    )
 
 
 def check_params(config: ml_collections.ConfigDict, params: str) -> None:

@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import os
+import pathlib
 from typing import Any
 
 import ml_collections
 
 from genvs_jax import config_fields
+from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import checkpoint
 from genvs_jax.convert import metric_weights
 from genvs_jax.convert import recognize
@@ -17,7 +20,7 @@ METRICS = "metrics"
 
 def convert(
   config: ml_collections.ConfigDict | None,
-  config_file: str,
+  config_file: str | None,
   overrides: tuple[str, ...],
   source: str,
   output: str | None,
@@ -30,14 +33,17 @@ def convert(
     config_file: its path.
     overrides: names of its fields that were set one by one; they must not
       contradict what the file is.
-    source: the PyTorch file, or "metrics" for the weights of LPIPS and DISTS
-      that packages of the Python registry bring.
+    source: the PyTorch file; a workdir, for a small copy of its newest
+      checkpoint to use and to share; or "metrics" for the weights of LPIPS and
+      DISTS that packages of the Python registry bring.
     output: workdir that receives the checkpoint (metrics' weights: folder).
     keep_optimizer: Adam's moments too.
 
   Raises:
     ConvertError: if the file cannot be converted; nothing is written then.
   """
+  if os.path.isdir(source):
+    return _for_use(source, output)
   if source == METRICS:
     return metric_weights.convert_packages(output or "auto")
   content = torch_file.read(source)
@@ -59,6 +65,19 @@ def convert(
     f" --checkpoint={output} --workdir=DIR",
     "precision    on a GPU or TPU, --config.model.precision=highest gives the"
     " digits of PyTorch in float32",
+  ]
+
+
+def _for_use(workdir: str, output: str | None) -> list[str]:
+  """A small copy of a workdir's newest checkpoint; the lines to print."""
+  if not output:
+    raise ValueError("--output must be given")
+  pretrained.save(output, pretrained.load(workdir))
+  files = pathlib.Path(output).rglob("*")
+  size = sum(path.stat().st_size for path in files if path.is_file())
+  return [
+    f"checkpoint   {output} ({size / 2**20:.1f} MiB)",
+    f"sample       python launch.py --mode=sample --checkpoint={output}",
   ]
 
 

@@ -1,0 +1,110 @@
+"""Small checkpoints for use: what they keep, and how they are found."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genvs_jax import modes
+from genvs_jax.checkpointing import checkpoints
+from genvs_jax.checkpointing import pretrained
+from genvs_jax.convert import command as convert
+
+
+@pytest.fixture(scope="module")
+def small(trained_workdir, tmp_path_factory):
+  """A small copy of a trained checkpoint, and the lines printed of it."""
+  folder = str(tmp_path_factory.mktemp("small") / "tiny")
+  lines = convert.convert(None, "", (), trained_workdir, folder, False)
+  return folder, lines
+
+
+def size_of(folder):
+  return sum(
+    p.stat().st_size for p in pathlib.Path(folder).rglob("*") if p.is_file()
+  )
+
+
+def test_a_small_copy_is_the_average_in_half_precision(small, trained_workdir):
+  folder, lines = small
+  ours, theirs = pretrained.load(folder), pretrained.load(trained_workdir)
+  assert ours.step == theirs.step and ours.model == theirs.model
+  for part, variables in theirs.variables.items():
+    copy = dict(ours.variables[part])
+    params = copy.pop("params")
+    jax.tree.map(
+      np.testing.assert_array_equal, copy, _without_params(variables)
+    )
+    for a, b in zip(
+      jax.tree.leaves(params), jax.tree.leaves(variables["params"]), strict=True
+    ):
+      assert a.dtype == jnp.float32
+      np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-25)
+      np.testing.assert_array_equal(a, a.astype(jnp.float16))
+  assert size_of(folder) < size_of(f"{trained_workdir}/checkpoints/8") / 2
+  assert folder in lines[0] and "MiB" in lines[0]
+
+
+def _without_params(variables):
+  return {k: v for k, v in variables.items() if k != "params"}
+
+
+def test_a_small_copy_names_no_folder_of_its_machine(small, trained_workdir):
+  folder, _ = small
+  text = pretrained.load(folder).config.to_json()
+  assert (
+    trained_workdir not in text and str(pathlib.Path(folder).parent) not in text
+  )
+  assert pretrained.load(folder).config.data.data_dir == "WORKDIR/data"
+
+
+def test_what_half_precision_cannot_hold_is_refused(trained_workdir, tmp_path):
+  genvs = pretrained.load(trained_workdir)
+  field = genvs.variables["field"]
+  huge = jax.tree.map(lambda x: x + 1e6, field["params"])
+  genvs.variables["field"] = {**field, "params": huge}
+  with pytest.raises(ValueError, match="expected at most 65504"):
+    pretrained.save(str(tmp_path / "copy"), genvs)
+  assert not (tmp_path / "copy").exists()
+
+
+def test_a_model_of_the_package_is_found_by_its_name(
+  small, monkeypatch, tmp_path
+):
+  folder, _ = small
+  monkeypatch.setattr(checkpoints, "_PACKAGED", pathlib.Path(folder).parent)
+  monkeypatch.chdir(tmp_path)
+  assert checkpoints.packaged_names() == ["tiny"]
+  assert pretrained.load("tiny").step == 8
+  with pytest.raises(checkpoints.CheckpointError, match="in it, or tiny"):
+    pretrained.load("tine")
+  (tmp_path / "tiny").mkdir()  # a folder of the user's goes before
+  with pytest.raises(checkpoints.CheckpointError, match="found: none"):
+    pretrained.load("tiny")
+
+
+@pytest.mark.parametrize("below", ["", "/checkpoints/8"])
+def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
+  """No config, no workdir, no data: its scenes are made."""
+  folder, _ = small
+  monkeypatch.chdir(tmp_path)
+  command = modes.Command(
+    config=None,
+    config_file=None,
+    overrides=(),
+    workdir="",
+    checkpoint=folder + below,
+    step=None,
+    skip_bad_scenes=False,
+    rebuild=False,
+    images="",
+    limit=0,
+    export="",
+    started=0.0,
+  )
+  dataset, film = modes.run(command, ("sample",))
+  assert "outputs/tiny/data" in dataset
+  path = tmp_path / "outputs" / "tiny" / "samples" / "validation_0000"
+  assert (path / "turntable.mp4").exists() and "turntable.mp4" in film
