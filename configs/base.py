@@ -258,11 +258,15 @@ def get_config() -> ml_collections.ConfigDict:
   # Frames of a path are conditioned on the input views and on ...
   rollout = config.rollout = ml_collections.ConfigDict()
   # input: nothing else. reference: random earlier frames and the last one.
-  # nearest: the views nearest in angle. stochastic: one view, input or earlier
-  # frame, at each denoising step.
+  # nearest: the views nearest in angle. anchors: the nearest of the inputs and
+  # of a few far-apart frames, which are drawn first. stochastic: one view,
+  # input or frame, at each denoising step.
   rollout.policy = "reference"
   rollout.random_views = 4  # of policy reference
-  rollout.nearest_views = 5  # of policy nearest, inputs included
+  rollout.nearest_views = 5  # of policies nearest and anchors, inputs included
+  rollout.anchors = 6  # of policy anchors
+  # 2: every frame is drawn again, given all others.
+  rollout.passes = 1
   # All frames of a scene are drawn with the same noise, so that they differ by
   # what conditions them alone.
   rollout.same_noise = False

@@ -77,6 +77,7 @@ _FIELDS_BY_ROLE = {
   SCORE: """
     rollout.policy rollout.random_views rollout.nearest_views
     rollout.bank_dtype rollout.same_noise rollout.drawn_noise
+    rollout.anchors rollout.passes
     sample.split sample.scene sample.scenes sample.input_views sample.path
     sample.frames sample.elevation sample.unconditional sample.trajectories
     sample.mesh_resolution sample.mesh_level
@@ -165,7 +166,12 @@ _ACTS_IF = {
   "sampler.churn": ("sampler.name", ("euler", "heun")),
   "sampler.noise_scale": ("sampler.name", ("euler", "heun")),
   "rollout.random_views": ("rollout.policy", ("reference",)),
-  "rollout.nearest_views": ("rollout.policy", ("nearest",)),
+  "rollout.nearest_views": ("rollout.policy", ("nearest", "anchors")),
+  "rollout.anchors": ("rollout.policy", ("anchors",)),
+  "rollout.passes": (
+    "rollout.policy",
+    ("reference", "nearest", "stochastic", "anchors"),
+  ),
   "sample.elevation": ("sample.path", ("orbit",)),
   "evaluate.spread_views": ("evaluate.targets", ("spread",)),
   "evaluate.min_angle": ("evaluate.targets", ("spread",)),

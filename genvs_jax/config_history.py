@@ -38,6 +38,8 @@ ADDED = {
   "train.render_steps": 0,
   "model.encoder.noise_told": False,
   "rollout.drawn_noise": 0.0,
+  "rollout.anchors": 6,
+  "rollout.passes": 1,
   "sampler.guide": "",
   "rollout.same_noise": False,
   "evaluate.field_fit": True,

@@ -63,8 +63,8 @@ class RolloutScores:
       key: np.stack([inputs[i][key] for i in rows]) for key in inputs[0]
     }
     stacked["scene"] = np.asarray(scenes)[rows]
-    frames = list(
-      self._rollout.run(self._variables, stacked, poses[rows], self._seed)
+    frames = rollouts.in_path_order(
+      self._rollout, self._variables, stacked, poses[rows], self._seed
     )
     return [
       {

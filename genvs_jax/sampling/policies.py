@@ -19,7 +19,7 @@ from genvs_jax.runtime import messages
 ChooseViews = Callable[
   [np.ndarray, int, np.ndarray, np.random.Generator], np.ndarray
 ]
-NAMES = ("input", "reference", "nearest", "stochastic")
+NAMES = ("input", "reference", "nearest", "stochastic", "anchors")
 
 
 class Policy(NamedTuple):
@@ -29,11 +29,13 @@ class Policy(NamedTuple):
     choose: see above.
     uses_frames: whether it ever picks a frame.
     max_frames: that one target may be conditioned on.
+    order: number of frames -> the frames in the order in which they are drawn.
   """
 
   choose: ChooseViews
   uses_frames: bool
   max_frames: int
+  order: Callable[[int], list[int]] = lambda frames: list(range(frames))
 
 
 def input_only(views: int) -> ChooseViews:
@@ -77,6 +79,24 @@ def nearest(views: int) -> ChooseViews:
   return choose
 
 
+def anchors(views: int, count: int) -> ChooseViews:
+  """The k views nearest in angle among the inputs and the first `count` frames
+  that were drawn: frames between anchors do not hand their errors on."""
+
+  def choose(poses, inputs, target, rng):
+    return nearest(views)(poses[: inputs + count], inputs, target, rng)
+
+  return choose
+
+
+def anchors_first(frames: int, count: int) -> list[int]:
+  """Frames of a closed path: `count` far-apart ones, then the others."""
+  first = sorted(
+    {i * frames // count for i in range(count)} & set(range(frames))
+  )
+  return first + [i for i in range(frames) if i not in first]
+
+
 def stochastic(steps: int) -> ChooseViews:
   """One view at each denoising step, any of all so far (3DiM, sec. 3.2)."""
 
@@ -107,6 +127,16 @@ def build_policy(config: ml_collections.ConfigDict, inputs: int) -> Policy:
     return Policy(input_only(inputs), False, 0)
   if options.policy == "nearest":
     return Policy(nearest(options.nearest_views), True, options.nearest_views)
+  if options.policy == "anchors":
+    count = options.anchors
+    if count < 1:
+      raise ValueError(f"rollout.anchors is {count}, expected 1 or more")
+    return Policy(
+      anchors(options.nearest_views, count),
+      True,
+      min(options.nearest_views, count),
+      lambda frames: anchors_first(frames, count),
+    )
   if options.policy == "stochastic":
     return Policy(stochastic(steps), True, steps)
   views = inputs + options.random_views + 1

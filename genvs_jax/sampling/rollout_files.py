@@ -57,7 +57,9 @@ class DrawnScene:
 
 
 def read_finished(
-  folders: Sequence[epath.Path], settings: Sequence[dict[str, Any]], count: int
+  folders: Sequence[epath.Path],
+  settings: Sequence[dict[str, Any]],
+  order: Sequence[int],
 ) -> list[view_synthesis.Views]:
   """Frames that an earlier rollout of the same kind drew for all scenes.
 
@@ -67,13 +69,13 @@ def read_finished(
   Args:
     folders: of the scenes.
     settings: what the frames of each scene depend on.
-    count: of frames.
+    order: numbers of the frames in the order in which they are drawn.
   """
   for folder, values in zip(folders, settings, strict=True):
     open_folder(folder, values)
   frames: list[view_synthesis.Views] = []
-  while len(frames) < count:
-    paths = [f / "frames" / f"{len(frames):04d}.npz" for f in folders]
+  for number in order:
+    paths = [f / "frames" / f"{number:04d}.npz" for f in folders]
     if not all(path.exists() for path in paths):
       break
     try:

@@ -117,9 +117,6 @@ def _run(
   written as it is drawn."""
   count = scenes.poses.shape[1]
   settings = _settings(config, variables, scenes)
-  frames = rollout_files.read_finished(scenes.folders, settings, count)
-  if frames:
-    logging.info("going on after %d finished frames", len(frames))
   mesh = sharding.make_local_mesh(len(scenes.folders))
   split = sharding.split_batch(mesh)
   rollout = rollouts.build_rollout(
@@ -129,6 +126,10 @@ def _run(
     lambda tree: jax.device_put(tree, split),
     config.sample.trajectories,
   )
+  order = rollout.order(scenes.inputs["images"].shape[1], count)
+  frames = rollout_files.read_finished(scenes.folders, settings, order)
+  if frames:
+    logging.info("going on after %d finished frames", len(frames))
   variables = jax.device_put(variables, sharding.replicated(mesh))
   for frame in rollout.run(
     variables,
@@ -139,7 +140,7 @@ def _run(
   ):
     for b, folder in enumerate(scenes.folders):
       of_scene = jax.tree.map(lambda x, b=b: x[b], frame)
-      rollout_files.write_frame(folder, len(frames), of_scene)
+      rollout_files.write_frame(folder, order[len(frames)], of_scene)
     frames.append(frame)
     logging.log_every_n_seconds(
       logging.INFO, "drew %d of %d frames", 10, len(frames), count
@@ -151,7 +152,8 @@ def _run(
     report.bank_bytes / 2**30,
     report.encoded_again,
   )
-  return frames
+  by_number = dict(zip(order, frames, strict=True))
+  return [by_number[i] for i in range(count)]
 
 
 def _write(

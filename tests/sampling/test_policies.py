@@ -42,6 +42,22 @@ def test_nearest_in_angle():
   assert row[0] == 7 and set(row[1:]) == {0, 6}
 
 
+def test_anchors_come_first_and_hand_on_no_errors():
+  order = policies.anchors_first(12, 4)
+  assert order == [0, 3, 6, 9, 1, 2, 4, 5, 7, 8, 10, 11]
+  assert policies.anchors_first(3, 6) == [0, 1, 2]
+  assert sorted(policies.anchors_first(7, 3)) == list(range(7))
+  # Two input views, the four anchors, and frames between that are left alone.
+  poses = np.concatenate([POSES[:2], POSES[order]])
+  policy = policies.anchors(3, 4)
+  (row,) = policy(poses[:10], 2, POSES[8], rng())
+  assert row[0] == 2 + 3 and set(row) <= set(range(6))
+  config = debug.get_config()
+  config.rollout.policy, config.rollout.anchors = "anchors", 0
+  with pytest.raises(ValueError, match=r"rollout\.anchors is 0, expected 1"):
+    policies.build_policy(config, 1)
+
+
 def test_stochastic_takes_another_view_at_each_step():
   chosen = policies.stochastic(50)(POSES[:5], 1, POSES[5], rng())
   assert chosen.shape == (50, 1)

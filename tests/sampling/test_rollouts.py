@@ -12,6 +12,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import paths
 from genvs_jax.geometry import camera_paths
+from genvs_jax.sampling import bank
 from genvs_jax.sampling import policies
 from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
@@ -327,8 +328,8 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
     image_size=1, encoder=encoder, view_encoder=None
   )
   lookups = 0
-  for scenes, inputs, frames, room in itertools.product(
-    (1, 3), (1, 2), (1, 2, 9), (2, 3, 5, 8, 20)
+  for scenes, inputs, frames, room, passes in itertools.product(
+    (1, 3), (1, 2), (1, 2, 9), (2, 3, 5, 8, 20), (1, 2)
   ):
     views = inputs + frames
     # The number of a view is in its picture and in its camera's position.
@@ -343,27 +344,29 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
       sampler=None,
       trajectories=(),
       drawn_noise=0.25,
+      passes=passes,
     )
     rollout = rollouts.Rollout(options, model, place=lambda x: x)
 
     def encode(
-      variables, bank, pictures, poses, intrinsics, told, slot, first=inputs
+      variables, arrays, pictures, poses, intrinsics, told, slot, first=inputs
     ):
       del variables, intrinsics
       value = pictures[:, 0, 0, 0]
       np.testing.assert_allclose(value, poses[:, 0, 3])
       # Frames are declared noisy, inputs are not.
       np.testing.assert_array_equal(told, (value % 1000 >= first) * 0.25)
-      volumes = np.array(bank.volumes)
+      volumes = np.array(arrays.volumes)
       volumes[:, slot] = value.reshape(-1, 1, 1, 1, 1)
-      return rollouts.Bank(volumes, None)
+      return bank.Arrays(volumes, None)
 
-    def draw(variables, bank, slots, mask, poses, intrinsics, target, keys):
+    def draw(variables, arrays, slots, mask, poses, intrinsics, target, keys):
       nonlocal lookups
       del variables, intrinsics, keys
       for b in range(len(slots)):
-        held = bank.volumes[b, slots[b], 0, 0, 0, 0][mask[b]]
+        held = arrays.volumes[b, slots[b], 0, 0, 0, 0][mask[b]]
         np.testing.assert_array_equal(held, poses[b, ..., 0, 3][mask[b]])
+        assert target[b, 0, 3] not in held  # a frame never conditions itself
         lookups += held.size
       rgb = np.broadcast_to(
         target[:, 0, 3][:, None, None, None, None], (len(slots), 1, 1, 1, 3)
@@ -379,8 +382,67 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
       "scene": np.arange(scenes),
     }
     drawn = list(rollout.run({}, scene_inputs, poses[:, inputs:], 0))
-    assert len(drawn) == frames
+    # Each frame once, and in the order that was announced.
+    order = rollout.order(inputs, frames)
+    assert sorted(order) == list(range(frames))
+    numbers = [int(view.rgb[0].max()) % 1000 - inputs for view in drawn]
+    assert numbers == order
   assert lookups > 300
+
+
+def test_a_second_pass_draws_every_frame_from_the_others(scene):
+  """One frame by hand: the first, given the second of the first pass."""
+  config, model, variables, inputs = scene
+  config = config.copy_and_resolve_references()
+  config.rollout.policy, config.rollout.nearest_views = "nearest", 9
+  inputs = some(inputs, slice(0, 1))
+  once = rollouts.build_rollout(config, model)
+  first = list(once.run(variables, inputs, POSES[:2], 0))
+  config.rollout.passes = 2
+  twice = rollouts.build_rollout(config, model)
+  second = list(twice.run(variables, inputs, POSES[:2], 0))
+  assert len(second) == 2 and twice.draw._cache_size() == 1
+  assert np.abs(second[0].sample - first[0].sample).max() > 1e-3
+  # The input, then the frame that came second: as inputs of a rollout of one.
+  picture = np.asarray(first[1].sample) * 255
+  given = {
+    **inputs,
+    "images": np.concatenate([inputs["images"], picture], 1),
+    "poses": np.concatenate([inputs["poses"], POSES[None, 1:2]], 1),
+  }
+  config.rollout.passes = 1
+  (by_hand,) = rollouts.build_rollout(config, model).run(
+    variables, given, POSES[:1], 0
+  )
+  np.testing.assert_allclose(second[0].sample, by_hand.sample, atol=1e-4)
+  # Left after a frame of the second pass, it goes on with the next one.
+  rest = list(twice.run(variables, inputs, POSES[:2], 0, second[:1]))
+  np.testing.assert_allclose(rest[0].sample, second[1].sample, atol=1e-4)
+
+
+def test_anchors_are_written_in_their_order_and_filmed_along_the_path(
+  scene, tmp_path
+):
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.rollout.policy, config.rollout.anchors = "anchors", 2
+  config.sample.frames = 4
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  folder = tmp_path / "samples" / "validation_0000"
+  stamps = [p.stat().st_mtime_ns for p in sorted(folder.glob("frames/*.npz"))]
+  assert np.argsort(stamps).tolist() == [0, 2, 1, 3]
+  # Interrupted after the anchors, the others are drawn and not these.
+  (folder / "frames" / "0001.npz").unlink()
+  sample_scenes.sample(config, model, variables, str(tmp_path))
+  again = [p.stat().st_mtime_ns for p in sorted(folder.glob("frames/*.npz"))]
+  assert again[0] == stamps[0] and again[2] == stamps[2]
+  assert again[1] > stamps[1] and again[3] > stamps[3]
+  with np.load(folder / "frames.npz") as film:
+    for i in range(4):
+      with np.load(folder / "frames" / f"{i:04d}.npz") as frame:
+        np.testing.assert_allclose(
+          film["opacity"][i], frame["opacity"][0], atol=1e-6
+        )
 
 
 def test_pictures_of_other_settings_are_kept(tmp_path):
