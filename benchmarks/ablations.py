@@ -124,6 +124,16 @@ ROWS = {
     _BEFORE | {"optimizer.denoiser_rate": 3e-3, "optimizer.schedule": "cosine"},
   ),
   "noise_told": Row("+ noise told", _BEFORE | _NOISE_TOLD),
+  "reference": Row(
+    "the reference's recipe: its sampler, its enlarging, its null features",
+    _BEFORE
+    | {
+      "rendering.upsampling": "nearest",
+      "diffusion.null_noise": "uniform",
+      "sampler.steps": 250,
+      "rollout.policy": "reference",
+    },
+  ),
   "demo": Row("the demo", {}),
   "demo_image": Row(
     "- residual",

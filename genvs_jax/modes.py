@@ -79,17 +79,15 @@ def _of_checkpoint(
   """The command with the config of its checkpoint, a folder for what it writes
   and, where its scenes are made, the mode that makes them."""
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
+  from genvs_jax.data import datasets  # noqa: PLC0415
 
   path = command.checkpoint or ""
   config = pretrained.read_config(path, command.step)
   # .../NAME/checkpoints/500 is known by its NAME.
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
-  if config.data.dataset == "synthetic_cars":
-    # Scenes to draw and to score; those of training are not needed.
-    config.data.data_dir = "WORKDIR/data"
-    config.data.synthetic.train_scenes = 1
-    config.evaluate.baselines = False
+  if datasets.are_made(config):
+    config = datasets.without_training_scenes(config)
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
 

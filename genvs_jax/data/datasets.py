@@ -315,6 +315,23 @@ def _refuse_off_centre(
     )
 
 
+def are_made(config: ml_collections.ConfigDict) -> bool:
+  """Whether the scenes come from a generator, and so can be had anywhere."""
+  return config.data.dataset == "synthetic_cars"
+
+
+def without_training_scenes(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """A config whose generated dataset has the scenes to draw and to score, the
+  same as before, and only one of those to train on."""
+  config = config.copy_and_resolve_references()
+  config.data.data_dir = "WORKDIR/data"
+  config.data.synthetic.train_scenes = 1
+  config.evaluate.baselines = False  # the mean of all training views is one
+  return config
+
+
 def expand(path: str, workdir: str) -> str:
   """A path in which a leading WORKDIR stands for --workdir."""
   if path == "WORKDIR" or path.startswith("WORKDIR/"):
