@@ -206,6 +206,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Steps of a first stage, encoder and field alone, in WORKDIR/render_stage;
   # they are frozen afterwards. 0: no such stage.
   train.render_steps = 0
+  # Steps of a stage before that one, with a single input view, in
+  # WORKDIR/one_view_stage.
+  train.one_view_steps = 0
   train.steps = 500_000
   train.batch_size = 32  # scenes per step over all devices
   train.target_views = 1  # T per scene

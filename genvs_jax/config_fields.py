@@ -56,9 +56,9 @@ _FIELDS_BY_ROLE = {
     objective.input_noise_max objective.conditioning_dropout
     objective.feature_gradient
     init_from.encoder init_from.field init_from.denoiser init_from.params
-    train.steps train.render_steps train.batch_size train.target_views
-    train.accumulation train.max_skipped train.ema_half_life train.ema_ramp_up
-    train.ema_power train.ema_max_decay
+    train.steps train.render_steps train.one_view_steps train.batch_size
+    train.target_views train.accumulation train.max_skipped
+    train.ema_half_life train.ema_ramp_up train.ema_power train.ema_max_decay
     optimizer.encoder_rate optimizer.field_rate optimizer.denoiser_rate
     optimizer.warmup optimizer.schedule optimizer.period optimizer.final_rate
     optimizer.b1 optimizer.b2 optimizer.eps optimizer.weight_decay
@@ -196,6 +196,7 @@ _IDLE_AT = {
   "sampler.guidance_interval": ("sampler.guidance", 1.0),
   "sampler.guide": ("sampler.guidance", 1.0),
   "objective.augmentation_probability": ("objective.augmentation", 0.0),
+  "train.one_view_steps": ("train.render_steps", 0),
   "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
 }
 

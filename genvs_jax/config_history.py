@@ -36,6 +36,7 @@ ADDED = {
   "diffusion.units": "image",
   "objective.feature_gradient": 1.0,
   "train.render_steps": 0,
+  "train.one_view_steps": 0,
   "model.encoder.noise_told": False,
   "rollout.drawn_noise": 0.0,
   "rollout.anchors": 6,

@@ -32,6 +32,7 @@ from genvs_jax.training import train_step
 from genvs_jax.training import validation
 
 RENDER_STAGE = "render_stage"
+ONE_VIEW_STAGE = "one_view_stage"  # before that one
 # What is measured of a trained renderer.
 MEASURED = (
   "diffusion.sigma_data",
@@ -63,22 +64,50 @@ def run(
   if config.train.render_steps:
     folder = f"{workdir}/{RENDER_STAGE}"
     last = denoiser_stage(config, folder)
-    # A workdir with checkpoints of its own is past its first stage.
+    # A workdir with checkpoints of its own is past its first stages.
     if recorded is None:
-      first = render_stage(config, workdir)
-      # What is wrong with the second stage is found before the first.
+      first_stages = renderer_stages(config, workdir)
+      # What is wrong with the last stage is found before the first.
       _check(last)
-      logging.info("first stage: encoder and field, in %s", folder)
-      state = loop.train_and_evaluate(first, folder, devices, stop)
-      # Asked in its last step, a run ends there too.
-      if int(state.step) < first.train.steps or stop.asked:
-        return state, True
-      del state  # before the next one takes its memory
+      for first, first_folder in first_stages:
+        logging.info("a stage of encoder and field, in %s", first_folder)
+        state = loop.train_and_evaluate(first, first_folder, devices, stop)
+        # Asked in its last step, a run ends there too.
+        if int(state.step) < first.train.steps or stop.asked:
+          return state, True
+        del state  # before the next one takes its memory
     config = last
   if config.diffusion.sigma_data == 0:
     config = with_measured_values(config, workdir, recorded)
   state = loop.train_and_evaluate(config, workdir, devices, stop)
   return state, int(state.step) < config.train.steps or stop.asked
+
+
+def renderer_stages(
+  config: ml_collections.ConfigDict, workdir: str
+) -> list[tuple[ml_collections.ConfigDict, str]]:
+  """(config, folder) of the stages before the denoiser's, in their order.
+
+  With `train.one_view_steps` the first of two learns from a single input view,
+  at about half the time a step.
+
+  Args:
+    config: of the run.
+    workdir: of its last stage.
+  """
+  render, folder = render_stage(config, workdir), f"{workdir}/{RENDER_STAGE}"
+  if not config.train.one_view_steps:
+    return [(render, folder)]
+  one_folder = f"{workdir}/{ONE_VIEW_STAGE}"
+  one = render.copy_and_resolve_references()
+  one.train.steps = config.train.one_view_steps
+  one.model.input_views = 1
+  # Nothing to compare a single view with.
+  one.objective.depth_consistency = one.objective.opacity_consistency = 0.0
+  render.init_from.encoder = render.init_from.field = one_folder
+  if config.train.ema == "none":
+    render.init_from.params = "raw"
+  return [(one, one_folder), (render, folder)]
 
 
 def render_stage(
@@ -99,7 +128,7 @@ def render_stage(
     )
   objective.name = "nerf"
   config.train.steps = steps
-  config.train.render_steps = 0
+  config.train.render_steps = config.train.one_view_steps = 0
   config.init_from.denoiser = ""
   config.checkpoint.best_metric = "auto"
   # Nothing is drawn yet that a deviation would belong to.
@@ -125,7 +154,7 @@ def denoiser_stage(
   if config.train.ema == "none":
     config.init_from.params = "raw"
   config.optimizer.frozen = ("encoder", "field")
-  config.train.render_steps = 0
+  config.train.render_steps = config.train.one_view_steps = 0
   return config
 
 

@@ -348,6 +348,33 @@ def test_mistakes_in_a_later_stage_are_found_before_the_first(
   assert not list(tmp_path.iterdir())
 
 
+def test_a_stage_of_one_view_hands_its_renderer_on(
+  debug_config, tmp_path, monkeypatch
+):
+  """By the folders and configs that the loop is called with."""
+  config = debug_config
+  config.train.render_steps, config.train.one_view_steps = 3, 2
+  config.model.input_views, config.objective.depth_consistency = 2, 0.1
+  runs = []
+
+  def train(config, folder, devices, stop):
+    runs.append((config, folder))
+    return types.SimpleNamespace(step=config.train.steps)
+
+  monkeypatch.setattr(loop, "train_and_evaluate", train)
+  stages.run(config, str(tmp_path))
+  folders = [f"{tmp_path}/one_view_stage", f"{tmp_path}/render_stage"]
+  assert [folder for _, folder in runs] == [*folders, str(tmp_path)]
+  one, render, last = (run for run, _ in runs)
+  assert (one.train.steps, render.train.steps, last.train.steps) == (2, 3, 8)
+  assert (one.model.input_views, render.model.input_views) == (1, 2)
+  assert one.objective.depth_consistency == 0 < last.objective.depth_consistency
+  assert one.objective.name == render.objective.name == "nerf"
+  assert one.init_from.encoder == ""
+  assert render.init_from.encoder == render.init_from.field == folders[0]
+  assert last.init_from.encoder == folders[1]
+
+
 def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(
   debug_config, tmp_path, monkeypatch
 ):
