@@ -1,6 +1,6 @@
 """The command line: prepares data, trains, scores, draws and converts.
 
-  python launch.py --config=configs/cars64.py --workdir=DIR
+  python launch.py --config=cars64 --workdir=DIR
   python launch.py --mode=convert --source=FILE.pt --output=DIR
   python launch.py --mode=sample --checkpoint=cars64-small
   python launch.py --distributed --mode=train --config=...  (on every host)
@@ -20,7 +20,7 @@ from genvs_jax import modes
 from genvs_jax.runtime import console
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file; see configs/base.py for the fields."
+  "config", None, "A recipe of configs/ by name, or the path of another one."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder that receives everything a run writes."
@@ -95,6 +95,11 @@ def main(argv: list[str]) -> int:
 
 def _run() -> list[str]:
   """Runs the modes; the lines to print at the end."""
+  values = flags.FLAGS.flag_values_dict()
+  names = modes.required_flags(_MODE.value, _CHECKPOINT.value)
+  missing = [f"--{name}" for name in names if not values[name]]
+  if missing:
+    raise ValueError(f"{' and '.join(missing)} must be given")
   command = modes.Command(
     config=_CONFIG.value,
     config_file=_CONFIG.value and console.flag_value("config"),
@@ -133,17 +138,5 @@ def _overrides() -> tuple[str, ...]:
   return tuple(flags.FLAGS["config"].override_values)
 
 
-def _check_required(values: dict) -> bool:
-  """Which flags a mode cannot do without."""
-  names = modes.required_flags(values["mode"], values["checkpoint"])
-  missing = [f"--{name}" for name in names if not values[name]]
-  if missing:
-    raise flags.ValidationError(f"{' and '.join(missing)} must be given")
-  return True
-
-
 if __name__ == "__main__":
-  flags.register_multi_flags_validator(
-    ["mode", "config", "workdir", "source", "checkpoint"], _check_required
-  )
   app.run(main, flags_parser=console.parse_flags)

@@ -69,6 +69,8 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
   """Flags that a mode cannot do without: a checkpoint brings its config."""
   if mode == "convert":
     return ["source"]
+  if mode == "prepare":
+    return ["config"]
   is_enough = mode in ("evaluate", "sample") and checkpoint
   return ["checkpoint"] if is_enough else ["config", "workdir"]
 

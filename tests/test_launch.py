@@ -69,7 +69,17 @@ def test_fields_without_effect_are_refused(tmp_path):
 
 def test_each_mode_says_which_flags_it_needs():
   assert "--source must be given" in refused("--mode=convert")
-  assert "--workdir must be given" in refused("--config=configs/debug.py")
+  message = refused("--config=debug")
+  assert "--workdir must be given" in message
+  # One sentence, and not the config of 200 lines.
+  assert len(message.splitlines()) < 4
+  assert "--workdir is not given" in refused("--config=debug", "--mode=prepare")
+
+
+def test_configs_are_found_by_name(tmp_path):
+  message = refused("--config=cars63", f"--workdir={tmp_path}")
+  assert "did you mean 'cars64'?" in message and "reference128" in message
+  assert len(message.splitlines()) < 4
 
 
 def test_missing_dataset_is_one_sentence(tmp_path):

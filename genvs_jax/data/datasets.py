@@ -333,7 +333,16 @@ def without_training_scenes(
 
 
 def expand(path: str, workdir: str) -> str:
-  """A path in which a leading WORKDIR stands for --workdir."""
+  """A path in which a leading WORKDIR stands for --workdir.
+
+  Raises:
+    ValueError: if it does and there is none.
+  """
+  if path.split("/")[0] == "WORKDIR" and not workdir:
+    raise ValueError(
+      f"{path} lies in the workdir, but --workdir is not given: give it, or set"
+      " --config.data.data_dir to another folder"
+    )
   if path == "WORKDIR" or path.startswith("WORKDIR/"):
     return os.path.join(workdir, path[len("WORKDIR/") :])
   return os.path.expanduser(path)

@@ -3,14 +3,19 @@
 Nothing here imports JAX, so that a wrong flag is answered at once.
 """
 
+import difflib
 import logging as logging_module
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable
 
 from absl import app
 from absl import logging
+
+# Beside the package in a checkout.
+_CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 class StoppedError(Exception):
@@ -72,7 +77,8 @@ def report(command: Callable[[], list[str]]) -> int:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; an unknown config field is one sentence, not a traceback."""
+  """Parses flags; an unknown config, or field of it, is one sentence."""
+  argv = [argv[0], *(_with_config_path(arg) for arg in argv[1:])]
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
@@ -83,6 +89,30 @@ def parse_flags(argv: list[str]) -> list[str]:
     flag = next((a for a in args if unknown in a.split(".")), unknown)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     sys.exit(f"error: {flag}: the config has no field {unknown!r}{hint}")
+
+
+def _with_config_path(arg: str) -> str:
+  """An argument, in which a config that is named has its path.
+
+  `--config=cars64` and `--config=configs/cars64.py` are found from any folder;
+  what follows a colon goes to the config's function.
+  """
+  flag, _, value = arg.partition("=")
+  if flag not in ("--config", "-config") or not value:
+    return arg
+  path, colon, rest = value.partition(":")
+  if os.path.exists(path):
+    return arg
+  name = os.path.basename(path).removesuffix(".py")
+  recipes = sorted(p.stem for p in _CONFIGS.glob("*.py"))
+  if name not in recipes:
+    close = difflib.get_close_matches(name, recipes, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    sys.exit(
+      f"error: --config={value}: no such file, {hint}expected a path or one of"
+      f" {', '.join(recipes)}"
+    )
+  return f"{flag}={_CONFIGS / name}.py{colon}{rest}"
 
 
 def flag_value(name: str) -> str:
