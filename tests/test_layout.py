@@ -21,7 +21,8 @@ FLOORS = (
     "config_history",
   ),
   ("models", "data"),
-  ("checkpointing", "sampling"),
+  ("sampling",),
+  ("checkpointing",),
   ("training", "evaluation"),
   ("convert", "modes"),
 )

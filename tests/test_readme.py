@@ -4,12 +4,25 @@ import pathlib
 import re
 
 import numpy as np
+from PIL import Image
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
+def examples() -> list[str]:
+  return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_three_lines_end_in_a_film(trained_workdir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  Image.new("RGB", (64, 64), "white").save("car.png")
+  code, _ = examples()
+  exec(code.replace("/data/runs/cars64", trained_workdir), {})
+  assert pathlib.Path("car.mp4").read_bytes()[4:8] == b"ftyp"
+
+
 def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
-  (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+  _, code = examples()
   names: dict = {}
   exec(code.replace("/data/runs/cars64", trained_workdir), names)
   size = names["size"]

@@ -1,11 +1,12 @@
 """A trained model in three lines, for those who only want to use it.
 
-  from genvs_jax import pretrained, view_synthesis
-  genvs = pretrained.load("WORKDIR")
-  draw = view_synthesis.build_synthesize(genvs.config, genvs.model)
+  from genvs_jax import pretrained
+  genvs = pretrained.load("cars64-small")
+  genvs.turntable("car.png", elevation=20).save("car.mp4")
 
-`genvs.variables` goes into `view_synthesis.encode_views`, `pipeline.encode`,
-`pipeline.render_features`, `pipeline.denoise` and `draw` as it is.
+`genvs.variables` goes into `view_synthesis.build_synthesize(genvs.config,
+genvs.model)`, `view_synthesis.encode_views`, `pipeline.encode`,
+`pipeline.render_features` and `pipeline.denoise` as it is.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.runtime import sharding
+from genvs_jax.sampling import turntables
 
 # Which parameters to use, and the field of a state that holds them.
 PARAMS = {"ema": "ema", "raw": "params"}
@@ -41,6 +43,17 @@ class Pretrained(NamedTuple):
   model: pipeline.Model
   variables: pipeline.Variables
   step: int
+
+  def turntable(self, images: Any, **options) -> turntables.Turntable:
+    """Draws views along a path; see `turntables.draw` for the options.
+
+    Args:
+      images: a file or a folder, or a picture u8 [H,W,3] or several.
+      **options: elevation, distance, fov, path, frames, policy, seed ...
+    """
+    return turntables.draw(
+      self.config, self.model, self.variables, images, **options
+    )
 
 
 def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:

@@ -113,6 +113,58 @@ def load(
   return {"images": images, "poses": camera_poses, "intrinsics": intrinsics[0]}
 
 
+def from_picture(
+  image: Image.Image,
+  *,
+  size: int,
+  elevation: float,
+  distance: float,
+  fov: float,
+) -> dict[str, np.ndarray]:
+  """One picture as a scene of one input view; arguments as of `load`."""
+  photo = _single(epath.Path("the picture"), image, elevation, distance, fov)
+  return _as_scene([photo], size)
+
+
+def from_pictures(
+  images: Sequence[Image.Image], poses, intrinsics, *, size: int
+) -> dict[str, np.ndarray]:
+  """Pictures with their cameras as a scene.
+
+  Args:
+    images: V of them, of one size.
+    poses: [V,4,4] OpenCV camera-to-world.
+    intrinsics: [4] in pixels of the pictures.
+    size: H = W of the result in pixels.
+
+  Raises:
+    ValueError: for cameras that do not fit.
+  """
+  if intrinsics is None or len(poses) != len(images):
+    raise ValueError(
+      f"{len(images)} pictures came with {len(poses)} poses, expected a pose"
+      " for each and the intrinsics of all"
+    )
+  path = epath.Path("the pictures")
+  return _as_scene(
+    [
+      Photo(path, image, _matrix(np.ravel(pose), path), np.asarray(intrinsics))
+      for image, pose in zip(images, poses, strict=True)
+    ],
+    size,
+  )
+
+
+def _as_scene(photos: list[Photo], size: int) -> dict[str, np.ndarray]:
+  """Photos with OpenCV camera-to-world poses, padded to squares."""
+  _warn_of_background(photos, str(photos[0].path))
+  results = [
+    _prepare(p, size, "pad", "opencv", "camera_to_world", 1.0) for p in photos
+  ]
+  images, poses, intrinsics = (np.stack(x) for x in zip(*results, strict=True))
+  return {"images": images, "poses": poses, "intrinsics": intrinsics[0]}
+
+
 def _read(
   path: str, elevation: float, distance: float, fov: float
 ) -> tuple[list[Photo], str, str]:
@@ -127,7 +179,7 @@ def _read(
         " photos.elevation (degrees), photos.distance (world units) and"
         " photos.fov (degrees)"
       )
-    photo = _single(root, elevation, distance, fov)
+    photo = _single(root, _open(root), elevation, distance, fov)
     return [photo], "opencv", "camera_to_world"
   if (root / "transforms.json").exists():
     photos = _from_transforms(root / "transforms.json")
@@ -226,8 +278,9 @@ def _open(path: epath.Path) -> Image.Image:
   return ImageOps.exif_transpose(image)
 
 
-def _single(path, elevation: float, distance: float, fov: float) -> Photo:
-  image = _open(path)
+def _single(
+  path, image: Image.Image, elevation: float, distance: float, fov: float
+) -> Photo:
   pose = np.array(camera_paths.orbit(1, elevation, distance)[0])
   focal = image.width / 2 / math.tan(math.radians(fov) / 2)
   centre = (image.width / 2, image.height / 2)

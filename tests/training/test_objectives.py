@@ -32,8 +32,9 @@ def test_input_noise_has_its_probability_and_strength(
   )
   model, source = builders.build_model(debug_config), []
 
-  def encode(model, variables, images, noise, train):
+  def encode(model, variables, images, noise, deviation, train):
     source.append(noise)
+    source.append(deviation)
     return jnp.zeros(images.shape[:2]), {}
 
   monkeypatch.setattr(pipeline, "encode", encode)
@@ -43,6 +44,8 @@ def test_input_noise_has_its_probability_and_strength(
   keys = randomness.step_keys(0, 0, count)
   objectives.encode_inputs(model, chosen, {}, batch, images, keys)
   deviation = np.std(source[0], (2, 3, 4)).ravel()
+  # What the encoder can be told of it.
+  np.testing.assert_allclose(source[1].ravel(), deviation, atol=0.15)
   noisy = deviation > 0
   assert abs(noisy.mean() - 0.5) < 0.07
   np.testing.assert_allclose(np.mean(source[0]), 0, atol=0.01)
