@@ -120,7 +120,7 @@ def draw(
     ValueError: for pictures or cameras that do not fit.
   """
   config = config.copy_and_resolve_references()
-  frustum, size = config.frustum, model.image_size
+  frustum = config.frustum
   if distance is None:
     near_far = config.frustum.kind == "near_far"
     distance = (frustum.near + frustum.far) / 2 if near_far else 1.3
@@ -129,15 +129,7 @@ def draw(
     "distance": distance,
     "fov": fov or SRN_FOV,
   }
-  if isinstance(images, str) or hasattr(images, "__fspath__"):
-    if poses is not None:
-      raise ValueError("poses go with arrays; a folder brings its own")
-    inputs = photos.load(str(images), size=size, **camera)
-  elif poses is None:
-    inputs = photos.from_picture(_picture(images), size=size, **camera)
-  else:
-    pictures = [_picture(image) for image in images]
-    inputs = photos.from_pictures(pictures, poses, intrinsics, size=size)
+  inputs = _read(images, poses, intrinsics, camera, model.image_size)
   config.sample.frames, config.sample.elevation = frames, elevation
   if isinstance(path, str):
     config.sample.path = path
@@ -161,6 +153,20 @@ def draw(
     intrinsics=inputs["intrinsics"],
     inputs=inputs["images"],
   )
+
+
+def _read(
+  images: Any, poses: Any, intrinsics: Any, camera: dict[str, Any], size: int
+) -> dict[str, np.ndarray]:
+  """Pictures in any of the forms that `draw` takes, as one scene."""
+  if isinstance(images, str) or hasattr(images, "__fspath__"):
+    if poses is not None:
+      raise ValueError("poses go with arrays; a folder brings its own")
+    return photos.load(str(images), size=size, **camera)
+  if poses is None:
+    return photos.from_picture(_picture(images), size=size, **camera)
+  pictures = [_picture(image) for image in images]
+  return photos.from_pictures(pictures, poses, intrinsics, size=size)
 
 
 def _picture(image: Any) -> Image.Image:
