@@ -20,6 +20,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from genvs_jax import config_history
+from genvs_jax.checkpointing import hub
 from genvs_jax.runtime import messages
 
 FORMAT_VERSION = 2
@@ -306,13 +307,15 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   """Finds a checkpoint to read.
 
   Args:
-    path: a workdir, its `checkpoints` folder, one checkpoint in it, or the name
-      of a model that comes with the package.
+    path: a workdir, its `checkpoints` folder, one checkpoint in it, the name of
+      a model that comes with the package, or an address on the `hub`.
     step: which one; None for the newest.
 
   Raises:
     CheckpointError: if there is none.
+    ValueError: if the hub cannot be reached, or has no such repository.
   """
+  path = hub.fetch(path) if hub.is_address(path) else path
   folder = epath.Path(path).expanduser()
   if path in packaged_names() and not folder.exists():
     folder = epath.Path(_PACKAGED / path)

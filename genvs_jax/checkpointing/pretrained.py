@@ -61,7 +61,8 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
 
   Args:
     path: a workdir, its checkpoints folder, or one checkpoint; local or gs://;
-      or the name of a model that comes with the package, "cars64-small".
+      the name of a model that comes with the package, "cars64-small"; or
+      hf://USER/REPO[/SUBFOLDER][@REVISION] on the hub.
     step: which one, by default the newest.
     params: "ema" for the averaged parameters, or "raw".
 
