@@ -309,9 +309,9 @@ def get_config() -> ml_collections.ConfigDict:
   photos.axes = "auto"  # opencv or opengl; by the layout
   photos.poses = "auto"  # camera_to_world or world_to_camera
   photos.scale = 1.0  # of camera positions
-  photos.elevation = 0.0  # degrees; these three for a single picture
-  photos.distance = 0.0  # world units
-  photos.fov = 0.0  # degrees, horizontal
+  photos.elevation = 20.0  # degrees; these three for a single picture
+  photos.distance = 0.0  # world units; 0: that of the training data
+  photos.fov = 0.0  # degrees, horizontal; 0: that of SRN, 52
 
   # --mode=evaluate. Defaults are the protocol of SRN cars: one view in, all
   # others out.

@@ -301,11 +301,23 @@ def load_photos(
   config: ml_collections.ConfigDict, model: pipeline.Model, path: str
 ) -> dict[str, np.ndarray]:
   """Pictures of the user's own, as one scene."""
+  options = dict(config.photos)
+  # The camera of a single picture, where it is not given: that of training.
+  options["distance"] = options["distance"] or photos.training_distance(
+    config.frustum
+  )
+  options["fov"] = options["fov"] or photos.SRN_FOV
+  if not epath.Path(path).expanduser().is_dir():
+    logging.info(
+      "%s is taken to be seen from %.3g degrees above, %.3g away, with a field"
+      " of view of %.3g degrees; photos.elevation, .distance and .fov set that",
+      path,
+      options["elevation"],
+      options["distance"],
+      options["fov"],
+    )
   views = photos.load(
-    path,
-    size=model.image_size,
-    views=config.sample.input_views,
-    **config.photos,
+    path, size=model.image_size, views=config.sample.input_views, **options
   )
   count = len(views["images"])
   if count > config.model.input_views:

@@ -5,7 +5,6 @@ views = genvs.turntable("car.png", elevation=20)
 views.save("car.mp4")
 """
 
-import math
 from typing import Any
 from typing import NamedTuple
 
@@ -23,9 +22,6 @@ from genvs_jax.models import pipeline
 from genvs_jax.runtime import files
 from genvs_jax.sampling import rollouts
 
-# Field of view of SRN's pictures: 256 pixels on either side at a focal length
-# of 525.
-SRN_FOV = math.degrees(2 * math.atan(256 / 525))
 _COLUMNS = 8  # of a grid
 
 
@@ -120,14 +116,12 @@ def draw(
     ValueError: for pictures or cameras that do not fit.
   """
   config = config.copy_and_resolve_references()
-  frustum = config.frustum
   if distance is None:
-    near_far = config.frustum.kind == "near_far"
-    distance = (frustum.near + frustum.far) / 2 if near_far else 1.3
+    distance = photos.training_distance(config.frustum)
   camera: dict[str, Any] = {
     "elevation": elevation,
     "distance": distance,
-    "fov": fov or SRN_FOV,
+    "fov": photos.SRN_FOV if fov is None else fov,
   }
   inputs = _read(images, poses, intrinsics, camera, model.image_size)
   config.sample.frames, config.sample.elevation = frames, elevation

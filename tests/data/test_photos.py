@@ -173,7 +173,7 @@ def test_what_cannot_be_understood_is_named(tmp_path):
 
   refused("there is no such folder")
   (tmp_path / "scene").mkdir()
-  refused("expected transforms.json, or rgb/")
+  refused("expected transforms.json or transforms_train.json, or rgb/")
   refused("photos.axes is 'blender', expected one of auto", axes="blender")
   path = tmp_path / "scene" / "transforms.json"
   path.write_text("{")
@@ -252,6 +252,30 @@ def test_the_config_chooses_among_them_too(tmp_path):
   )
   assert inputs["images"].shape[:2] == (1, 1)
   np.testing.assert_allclose(inputs["poses"][0, 0], POSES[2], atol=1e-6)
+
+
+def test_the_training_split_of_a_nerf_scene_loads(tmp_path):
+  blender(tmp_path / "scene")
+  names = ("transforms.json", "transforms_train.json")
+  before, after = (tmp_path / "scene" / name for name in names)
+  plain = photos.load(str(tmp_path / "scene"), size=SIZE)
+  before.rename(after)
+  train = photos.load(str(tmp_path / "scene"), size=SIZE)
+  np.testing.assert_array_equal(plain["poses"], train["poses"])
+
+
+def test_a_picture_alone_has_the_camera_of_training(tmp_path, caplog):
+  """SRN's distance and field of view, from 20 degrees above; it is said."""
+  picture().save(tmp_path / "one.png")
+  config = debug.get_config()
+  model = builders.build_model(config)
+  with caplog.at_level("INFO"):
+    inputs = sample_scenes.load_photos(config, model, str(tmp_path / "one.png"))
+  position = inputs["poses"][0, 0, :3, 3]
+  assert np.linalg.norm(position) == pytest.approx(1.3)
+  assert position[2] / 1.3 == pytest.approx(math.sin(math.radians(20)))
+  assert inputs["intrinsics"][0, 0] == pytest.approx(525 / 512 * 32, rel=1e-4)
+  assert "20 degrees above, 1.3 away" in caplog.text
 
 
 def test_backgrounds_that_are_not_white_are_warned_of(tmp_path, warnings):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import photos
 from genvs_jax.geometry import camera_paths
-from genvs_jax.sampling import turntables
 
 CAMERA = {"elevation": 10.0, "distance": 1.2, "fov": 50.0}
 
@@ -99,4 +99,4 @@ def test_what_does_not_fit_is_said(genvs, picture):
     genvs.turntable(
       [picture], poses=np.stack([np.eye(4)] * 2), intrinsics=[1] * 4
     )
-  assert pytest.approx(52.0, abs=0.05) == turntables.SRN_FOV
+  assert pytest.approx(52.0, abs=0.05) == photos.SRN_FOV
