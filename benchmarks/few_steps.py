@@ -1,6 +1,6 @@
 """Quality of one sample against the number of network evaluations.
 
-  python -m benchmarks.few_steps --checkpoint=cars64-small --workdir=DIR
+  python -m benchmarks.few_steps --checkpoint=MODEL --workdir=DIR
   python -m benchmarks.few_steps --workdir=DIR --plot=few_steps.png
 
 The first command draws validation scenes of a trained model with every sampler

@@ -1,6 +1,6 @@
 """Which views to keep, and whether to draw views again.
 
-  python -m benchmarks.rollout_policies --checkpoint=cars64-small --workdir=DIR
+  python -m benchmarks.rollout_policies --checkpoint=MODEL --workdir=DIR
 
 Rolls scenes of the validation split out along an orbit by every policy, once
 and with a second pass, and prints a table; then draws one orbit of 100 frames

@@ -1,10 +1,9 @@
-"""The model that comes with the package, `cars64-small`: synthetic cars at
-64x64, trained on two CPU cores in hours.
+"""A small model of synthetic cars at 64x64, for two CPU cores in hours.
 
   python launch.py --config=configs/cars64_small.py --workdir=DIR
 
 The features are rendered at half the image's size; the denoiser draws what the
-enlarged render lacks. How it was trained: docs/results.md.
+enlarged render lacks.
 """
 
 from configs import demo

@@ -1,7 +1,7 @@
 """A trained model in three lines, for those who only want to use it.
 
   from genvs_jax import pretrained
-  genvs = pretrained.load("cars64-small")
+  genvs = pretrained.load("WORKDIR")
   genvs.turntable("car.png", elevation=20).save("car.mp4")
 
 `genvs.variables` goes into `view_synthesis.build_synthesize(genvs.config,
@@ -61,7 +61,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
 
   Args:
     path: a workdir, its checkpoints folder, or one checkpoint; local or gs://;
-      the name of a model that comes with the package, "cars64-small"; or
+      the name of a model that comes with the package (none does yet); or
       hf://USER/REPO[/SUBFOLDER][@REVISION] on the hub.
     step: which one, by default the newest.
     params: "ema" for the averaged parameters, or "raw".

@@ -1,6 +1,6 @@
 """Films from Python: a picture in, views along a path out.
 
-genvs = pretrained.load("cars64-small")
+genvs = pretrained.load("WORKDIR")
 views = genvs.turntable("car.png", elevation=20)
 views.save("car.mp4")
 """

@@ -108,15 +108,3 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
   assert "outputs/tiny/data" in dataset
   path = tmp_path / "outputs" / "tiny" / "samples" / "validation_0000"
   assert (path / "turntable.mp4").exists() and "turntable.mp4" in film
-
-
-def test_the_model_of_the_package_is_small_and_whole():
-  folder = checkpoints._PACKAGED / "cars64-small"
-  assert size_of(folder) < 16e6
-  genvs = pretrained.load("cars64-small")
-  assert set(genvs.variables) == {"encoder", "field", "denoiser"}
-  assert genvs.model.image_size == 64 and genvs.model.target == "residual"
-  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), genvs.variables)
-  assert all(jax.tree.leaves(finite))
-  text = genvs.config.to_json()
-  assert "/tmp" not in text and "/home" not in text
