@@ -207,7 +207,7 @@ _QUIET = {"validation.scenes": 0, "train.image_grid_scenes": 0}
 def main(argv):
   del argv
   workdir = pathlib.Path(_WORKDIR.value)
-  names = [name for name in _ROWS.value or ROWS if name in ROWS]
+  names = list(_ROWS.value or ROWS)
   steps = measure_steps(workdir, names)
   launch("prepare", workdir, {})
   for seed in map(int, _SEEDS.value):
@@ -363,4 +363,5 @@ def picture(workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+  measuring.check_names("rows", tuple(ROWS))
   app.run(main)

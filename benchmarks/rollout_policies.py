@@ -4,8 +4,8 @@
 
 Rolls scenes of the validation split out along an orbit by every policy, once
 and with a second pass, and prints a table; then draws one orbit of 100 frames
-by each and plots how it drifts (`pip install -e '.[plots]'`): reprojection of a
-frame into the one before it, against its number. It goes on where it was
+by each and plots how it drifts (`pip install -e '.[plots]'`): PSNR of a frame
+against the true picture, by its number. It goes on where it was
 stopped. LPIPS is that of the frames against the scenes' true pictures, which
 the generator draws for the path; it needs its weights, see docs/evaluation.md.
 """

@@ -303,22 +303,30 @@ def packaged_names() -> list[str]:
   return sorted(path.parent.name for path in _PACKAGED.glob(f"*/{FOLDER}"))
 
 
+def locate(path: str) -> str:
+  """The folder that a user's path means: a name of the package's models, unless
+  a folder is called so, an address on the `hub`, or any other path as it is.
+
+  Raises:
+    ValueError: if the hub cannot be reached, or has no such repository.
+  """
+  if hub.is_address(path):
+    return hub.fetch(path)
+  is_name = path in packaged_names() and not epath.Path(path).exists()
+  return str(_PACKAGED / path) if is_name else path
+
+
 def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   """Finds a checkpoint to read.
 
   Args:
-    path: a workdir, its `checkpoints` folder, one checkpoint in it, the name of
-      a model that comes with the package, or an address on the `hub`.
+    path: a workdir, its `checkpoints` folder, or one checkpoint in it.
     step: which one; None for the newest.
 
   Raises:
     CheckpointError: if there is none.
-    ValueError: if the hub cannot be reached, or has no such repository.
   """
-  path = hub.fetch(path) if hub.is_address(path) else path
   folder = epath.Path(path).expanduser()
-  if path in packaged_names() and not folder.exists():
-    folder = epath.Path(_PACKAGED / path)
   if re.fullmatch(r"\d+", folder.name) and (folder / "state").exists():
     if step not in (None, int(folder.name)):
       raise CheckpointError(

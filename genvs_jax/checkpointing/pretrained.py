@@ -71,7 +71,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
     ValueError: if its config lacks a field that the model needs, or it has no
       such parameters.
   """
-  checkpointer, step = checkpoints.open_existing(path, step)
+  checkpointer, step = checkpoints.open_existing(checkpoints.locate(path), step)
   with contextlib.closing(checkpointer):
     config = checkpointer.read_config(step)
     check_params(config, params)
@@ -105,7 +105,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
 
 def read_config(path: str, step: int | None) -> ml_collections.ConfigDict:
   """The config that a checkpoint was trained with; arguments as of `load`."""
-  checkpointer, step = checkpoints.open_existing(path, step)
+  checkpointer, step = checkpoints.open_existing(checkpoints.locate(path), step)
   with contextlib.closing(checkpointer):
     return checkpointer.read_config(step)
 

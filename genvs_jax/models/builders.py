@@ -171,11 +171,12 @@ def init_variables(
       return model.field.init(part_key, point, visible)
     views, extra = None, {}
     if model.view_encoder is not None:
-      images, directions = image[:1], jnp.zeros((1, (size // 4) ** 2, 3))
+      tokens, width = cross_views.key_shape(model.view_encoder, size)
+      directions = jnp.zeros((1, tokens, 3))
       views_key = jax.random.fold_in(part_key, 1)
-      extra = model.view_encoder.init(views_key, images, directions)["params"]
+      extra = model.view_encoder.init(views_key, image, directions)["params"]
       views = cross_views.Views(
-        jnp.zeros((1, 1, (size // 4) ** 2, 128 * model.view_encoder.layers)),
+        jnp.zeros((1, 1, tokens, width)),
         jnp.ones((1, 1), bool),
         jnp.eye(4)[None],
         jnp.ones((1, 4)),

@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import messages
 from genvs_jax.sampling import bank
 from genvs_jax.sampling import policies
 from genvs_jax.sampling import view_synthesis
@@ -271,6 +272,7 @@ def build_rollout(
     trajectories: frames whose estimates at each step are returned.
   """
   config = config.copy_and_resolve_references()
+  messages.check_at_least("rollout.passes", config.rollout.passes, 1)
   if config.rollout.drawn_noise and not model.noise_told:
     raise ValueError(
       f"rollout.drawn_noise is {config.rollout.drawn_noise}, but the model was"

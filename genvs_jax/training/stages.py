@@ -174,7 +174,7 @@ def with_measured_values(
   # Weights that are there were trained with values, which stay.
   source = config.init_from.denoiser
   if recorded is None and source:
-    recorded = _recorded_config(source)
+    recorded = _recorded_config(checkpoints.locate(source))
   if recorded is not None and recorded.model.denoiser.conditional:
     fields = config_fields.flatten(recorded)
     values = {name: fields[name] for name in MEASURED}

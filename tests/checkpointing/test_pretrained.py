@@ -78,6 +78,11 @@ def test_a_model_of_the_package_is_found_by_its_name(
   monkeypatch.chdir(tmp_path)
   assert checkpoints.packaged_names() == ["tiny"]
   assert pretrained.load("tiny").step == 8
+  # A new workdir of that name is no checkpoint to resume.
+  with pytest.raises(
+    checkpoints.CheckpointError, match="no checkpoint in tiny"
+  ):
+    checkpoints.open_existing("tiny", None)
   with pytest.raises(checkpoints.CheckpointError, match="in it, or tiny"):
     pretrained.load("tine")
   (tmp_path / "tiny").mkdir()  # a folder of the user's goes before

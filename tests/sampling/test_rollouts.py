@@ -420,6 +420,14 @@ def test_a_second_pass_draws_every_frame_from_the_others(scene):
   np.testing.assert_allclose(rest[0].sample, second[1].sample, atol=1e-4)
 
 
+def test_no_pass_at_all_is_refused(scene):
+  config, model, *_ = scene
+  config = config.copy_and_resolve_references()
+  config.rollout.passes = 0
+  with pytest.raises(ValueError, match=r"rollout\.passes is 0, expected 1"):
+    rollouts.build_rollout(config, model)
+
+
 def test_anchors_are_written_in_their_order_and_filmed_along_the_path(
   scene, tmp_path
 ):
