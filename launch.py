@@ -34,8 +34,8 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint",
   None,
-  "For evaluate and sample: a workdir, its checkpoints folder, one checkpoint,"
-  " or hf://USER/REPO. By default --workdir.",
+  "For evaluate, sample and view: a workdir, its checkpoints folder, one"
+  " checkpoint, or hf://USER/REPO. By default --workdir.",
 )
 _STEP = flags.DEFINE_integer(
   "step", None, "Step of the checkpoint, by default the newest."
@@ -49,7 +49,7 @@ _REBUILD = flags.DEFINE_bool(
 _IMAGES = flags.DEFINE_string(
   "images",
   "",
-  "sample: folder of your own pictures, or one picture; see docs/photos.md.",
+  "sample, view: folder of your pictures, or one picture; see docs/photos.md.",
 )
 _LIMIT = flags.DEFINE_integer(
   "limit", 0, "evaluate: only so many scenes, for a quick look; 0 for all."
@@ -60,6 +60,8 @@ _EXPORT = flags.DEFINE_enum(
   ["", "ply"],
   "sample: also write points from the depth and a mesh of the field.",
 )
+_HOST = flags.DEFINE_string("host", "localhost", "view: who can open the page.")
+_PORT = flags.DEFINE_integer("port", 8080, "view: of the page.")
 _SOURCE = flags.DEFINE_string(
   "source", None, "convert: file, workdir, metrics."
 )
@@ -112,6 +114,8 @@ def _run() -> list[str]:
     images=_IMAGES.value,
     limit=_LIMIT.value,
     export=_EXPORT.value,
+    host=_HOST.value,
+    port=_PORT.value,
     started=time.monotonic(),
   )
   if _MODE.value == "convert":

@@ -30,8 +30,8 @@ def get_config():
   config.rendering.fine_samples = 16
 
   config.train.one_view_steps = 4_500
-  config.train.render_steps = 2_500
-  config.train.steps = 10_000
+  config.train.render_steps = 2_000
+  config.train.steps = 16_000
   config.train.batch_size = 8
   config.train.target_views = 1
   config.checkpoint.every = 500

@@ -30,6 +30,8 @@ class Command(NamedTuple):
     images: sample: the user's own pictures.
     limit: evaluate: most scenes, 0 for all.
     export: sample: "ply" or "".
+    host: view: to listen on.
+    port: view: to listen on.
     started: `time.monotonic()` at the start.
   """
 
@@ -44,6 +46,8 @@ class Command(NamedTuple):
   images: str
   limit: int
   export: str
+  host: str
+  port: int
   started: float
 
 
@@ -71,7 +75,7 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
     return ["source"]
   if mode == "prepare":
     return ["config"]
-  is_enough = mode in ("evaluate", "sample") and checkpoint
+  is_enough = mode in ("evaluate", "sample", "view") and checkpoint
   return ["checkpoint"] if is_enough else ["config", "workdir"]
 
 
@@ -88,7 +92,7 @@ def _of_checkpoint(
   # .../NAME/checkpoints/500 is known by its NAME.
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
-  if datasets.are_made(config):
+  if datasets.are_made(config) and names != ("view",):
     config = datasets.without_training_scenes(config)
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
@@ -207,6 +211,23 @@ def sample(command: Command) -> list[str]:
   ]
 
 
+def view(command: Command) -> list[str]:
+  """Shows scenes in the browser until Ctrl-C."""
+  from genvs_jax.viewer import serve  # noqa: PLC0415
+
+  checkpoint, config = _load(command)
+  serve.serve(
+    config,
+    checkpoint.model,
+    checkpoint.variables,
+    command.workdir,
+    command.images,
+    command.host,
+    command.port,
+  )
+  return ["the viewer is closed"]
+
+
 def _load(command: Command):
   """The checkpoint to use, and the config that it is used with."""
   from genvs_jax.checkpointing import autoguidance  # noqa: PLC0415
@@ -240,4 +261,5 @@ MODES = {
   "train": train,
   "evaluate": evaluate,
   "sample": sample,
+  "view": view,
 }

@@ -69,6 +69,10 @@ def test_fields_without_effect_are_refused(tmp_path):
 
 def test_each_mode_says_which_flags_it_needs():
   assert "--source must be given" in refused("--mode=convert")
+  message = refused("--mode=view", "--config=debug")
+  assert "--workdir must be given" in message
+  message = refused("--mode=view", "--checkpoint=/no/such/place")
+  assert "/no/such/place" in message
   message = refused("--config=debug")
   assert "--workdir must be given" in message
   # One sentence, and not the config of 200 lines.

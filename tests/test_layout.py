@@ -23,7 +23,7 @@ FLOORS = (
   ("models", "data"),
   ("sampling",),
   ("checkpointing",),
-  ("training", "evaluation"),
+  ("training", "evaluation", "viewer"),
   ("convert", "modes"),
 )
 MOST_MODULES = 12  # in a folder, its __init__ aside

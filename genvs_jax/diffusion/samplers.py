@@ -5,12 +5,14 @@ estimates). `denoise(x, sigma, step)` gives x0 for images x [B,H,W,3] at noise
 level sigma (a scalar), `noise` is unit Gaussian like x, `sigmas` [n+1] descends
 to 0, and `step_noise(step)` is the unit Gaussian [B,H,W,3] that churn adds in a
 step. `estimates` [n,B,H,W,3] are what denoise first gave in each step. Each is
-one `lax.scan`, compiled once whatever the number of steps.
+one `lax.scan` over the steps of a `Solver`, compiled once however many.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,23 @@ class Churn:
   sigma_max: float = math.inf
 
 
+class Solver(NamedTuple):
+  """A sampler, step by step.
+
+  Attributes:
+    start: x [B,H,W,3] at the largest sigma -> what goes from step to step.
+    step: (carry, (i, sigma, sigma_next)) -> (carry, estimate of x0 [B,H,W,3]).
+    image: carry -> x [B,H,W,3] at the noise level that it has come to.
+  """
+
+  start: Callable[[jax.Array], Any]
+  step: Callable[[Any, tuple], tuple[Any, jax.Array]]
+  image: Callable[[Any], jax.Array]
+
+
+BuildSolver = Callable[[Denoise, int, StepNoise, Churn], Solver]
+
+
 def karras_sigmas(
   steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> jax.Array:
@@ -53,38 +72,30 @@ def karras_sigmas(
   return jnp.append((high + ramp * (low - high)) ** rho, 0.0)
 
 
-def euler(
-  denoise: Denoise,
-  noise: jax.Array,
-  sigmas: jax.Array,
-  step_noise: StepNoise,
-  churn: Churn = Churn(),
-) -> Result:
+def euler_solver(
+  denoise: Denoise, steps: int, step_noise: StepNoise, churn: Churn
+) -> Solver:
   """Euler's method with optional churn: one evaluation a step."""
 
   def step(x, inputs):
     i, sigma, sigma_next = inputs
-    x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
+    x, sigma = _add_churn(x, sigma, i, steps, step_noise, churn)
     estimate = denoise(x, sigma, i)
     # dx/dsigma of the probability flow (EDM, eq. 3).
     slope = (x - estimate) / sigma
     return x + slope * (sigma_next - sigma), estimate
 
-  return _scan(step, noise * sigmas[0], sigmas)
+  return Solver(_same, step, _same)
 
 
-def heun(
-  denoise: Denoise,
-  noise: jax.Array,
-  sigmas: jax.Array,
-  step_noise: StepNoise,
-  churn: Churn = Churn(),
-) -> Result:
+def heun_solver(
+  denoise: Denoise, steps: int, step_noise: StepNoise, churn: Churn
+) -> Solver:
   """Heun's method (EDM, algorithm 2): two evaluations a step but the last."""
 
   def step(x, inputs):
     i, sigma, sigma_next = inputs
-    x, sigma = _add_churn(x, sigma, i, len(sigmas) - 1, step_noise, churn)
+    x, sigma = _add_churn(x, sigma, i, steps, step_noise, churn)
     estimate = denoise(x, sigma, i)
     slope = (x - estimate) / sigma
     proposal = x + slope * (sigma_next - sigma)
@@ -97,23 +108,19 @@ def heun(
     x = jax.lax.cond(sigma_next > 0, corrected, lambda: proposal)
     return x, estimate
 
-  return _scan(step, noise * sigmas[0], sigmas)
+  return Solver(_same, step, _same)
 
 
-def dpmpp_2m(
-  denoise: Denoise,
-  noise: jax.Array,
-  sigmas: jax.Array,
-  step_noise: StepNoise,
-  churn: Churn = Churn(),
-) -> Result:
+def dpmpp_2m_solver(
+  denoise: Denoise, steps: int, step_noise: StepNoise, churn: Churn
+) -> Solver:
   """DPM-Solver++(2M) (Lu et al. 2022): second order, one evaluation a step.
 
   It extrapolates from the previous estimate in h = log(sigma / sigma_next);
   the first and the last step, which lands on sigma = 0, are of first order.
   It has no place for churn.
   """
-  del step_noise
+  del steps, step_noise
   if churn.amount:
     raise ValueError(
       f"sampler.churn is above 0 ({churn.amount:g} over all steps), but"
@@ -134,17 +141,27 @@ def dpmpp_2m(
     return (x, estimate, h), estimate
 
   # The previous estimate and step of the first one are never used.
-  x = noise * sigmas[0]
-  steps = jnp.arange(len(sigmas) - 1)
-  start = (x, jnp.zeros_like(x), jnp.ones(()))
-  inputs = (steps, sigmas[:-1], sigmas[1:])
-  (x, _, _), estimates = jax.lax.scan(step, start, inputs)
-  return x, estimates
+  return Solver(
+    start=lambda x: (x, jnp.zeros_like(x), jnp.ones(())),
+    step=step,
+    image=lambda carry: carry[0],
+  )
 
 
-def _scan(step, x, sigmas) -> Result:
+def _same(x: jax.Array) -> jax.Array:
+  """The image is all that Euler's and Heun's steps carry."""
+  return x
+
+
+def run(solver: Solver, noise: jax.Array, sigmas: jax.Array) -> Result:
+  """All steps of a solver in one scan."""
   steps = jnp.arange(len(sigmas) - 1)
-  return jax.lax.scan(step, x, (steps, sigmas[:-1], sigmas[1:]))
+  carry, estimates = jax.lax.scan(
+    solver.step,
+    solver.start(noise * sigmas[0]),
+    (steps, sigmas[:-1], sigmas[1:]),
+  )
+  return solver.image(carry), estimates
 
 
 def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
@@ -160,7 +177,23 @@ def _add_churn(x, sigma, i, steps, step_noise: StepNoise, churn: Churn):
   return x + churn.noise_scale * extra_std * step_noise(i), higher_sigma
 
 
-SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m}
+def _sampler(build_solver: BuildSolver) -> Callable[..., Result]:
+  """A sampler with the contract above."""
+
+  def sample(denoise, noise, sigmas, step_noise, churn=Churn()):
+    solver = build_solver(denoise, len(sigmas) - 1, step_noise, churn)
+    return run(solver, noise, sigmas)
+
+  return sample
+
+
+SOLVERS: dict[str, BuildSolver] = {
+  "euler": euler_solver,
+  "heun": heun_solver,
+  "dpmpp_2m": dpmpp_2m_solver,
+}
+SAMPLERS = {name: _sampler(build) for name, build in SOLVERS.items()}
+euler, heun, dpmpp_2m = SAMPLERS.values()
 
 
 def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:

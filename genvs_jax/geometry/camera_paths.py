@@ -7,20 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def orbit(frames: int, elevation: float, distance: float) -> jax.Array:
+def orbit(
+  frames: int, elevation: float, distance: float, azimuth: float = 0.0
+) -> jax.Array:
   """One turn at constant elevation.
 
   Args:
     frames: number of poses.
     elevation: degrees above the horizon.
     distance: from the origin in world units.
+    azimuth: of the first pose, degrees from +x towards +y.
 
   Returns:
     poses f32 [frames,4,4], camera-to-world.
   """
   # The last frame is one step before the first, so that a film can loop.
-  azimuth = np.linspace(0, 2 * np.pi, frames, endpoint=False)
-  return _around(azimuth, np.full(frames, np.radians(elevation)), distance)
+  angles = np.linspace(0, 2 * np.pi, frames, endpoint=False)
+  angles += np.radians(azimuth)
+  return _around(angles, np.full(frames, np.radians(elevation)), distance)
 
 
 def srn_spiral(distance: float = 1.3, views: int = 251) -> jax.Array:

@@ -143,7 +143,12 @@ def mesh_of_field(
 
 
 def save_ply(path: epath.Path, mesh: Mesh) -> None:
-  """Writes a binary PLY file, which Blender, MeshLab and Open3D read."""
+  """Writes a file of `ply`."""
+  files.write_whole(path, ply(mesh))
+
+
+def ply(mesh: Mesh) -> bytes:
+  """A binary PLY file, which Blender, MeshLab and Open3D read."""
   vertices = np.empty(
     len(mesh.vertices),
     [(axis, "<f4") for axis in "xyz"]
@@ -170,4 +175,4 @@ def save_ply(path: epath.Path, mesh: Mesh) -> None:
     ]
     content += faces.tobytes()
   text = "\n".join([*header, "end_header", ""])
-  files.write_whole(path, text.encode() + content)
+  return text.encode() + content

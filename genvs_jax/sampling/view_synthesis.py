@@ -111,19 +111,72 @@ def build_sampler(
   one for each step. A denoiser of residuals starts at the render plus noise of
   sigma_max, and not at noise alone.
   """
-  options = config.sampler
-  messages.check_choice("sampler.name", options.name, samplers.SAMPLERS)
-  sampler = samplers.SAMPLERS[options.name]
+  build_solver = _build_solver(config, model)
   sigmas = samplers.build_sigmas(config)
+
+  def draw(
+    variables, features, keys, views=None
+  ) -> tuple[jax.Array, jax.Array]:
+    solver, noise, to_picture = build_solver(variables, features, keys, views)
+    images, estimates = samplers.run(solver, noise, sigmas)
+    return to_picture(images), to_picture(estimates)
+
+  return draw
+
+
+class Steps(NamedTuple):
+  """A sampler whose steps are taken one at a time, to be watched.
+
+  Attributes:
+    number: of the steps.
+    start: the jitted (variables, features, keys, views) -> carry; see
+      `build_sampler` for the arguments.
+    step: the jitted (variables, features, keys, views, carry, i) -> carry,
+      the estimate [n,H,W,3] of the pictures and, after the last step, the
+      pictures themselves.
+  """
+
+  number: int
+  start: Callable
+  step: Callable
+
+
+def build_steps(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> Steps:
+  """The sampler of `build_sampler`, step by step: the same pictures."""
+  build_solver = _build_solver(config, model)
+  sigmas = samplers.build_sigmas(config)
+
+  @jax.jit
+  def start(variables, features, keys, views):
+    solver, noise, _ = build_solver(variables, features, keys, views)
+    return solver.start(noise * sigmas[0])
+
+  @jax.jit
+  def step(variables, features, keys, views, carry, i):
+    solver, _, to_picture = build_solver(variables, features, keys, views)
+    carry, estimate = solver.step(carry, (i, sigmas[i], sigmas[i + 1]))
+    return carry, to_picture(estimate), to_picture(solver.image(carry))
+
+  return Steps(len(sigmas) - 1, start, step)
+
+
+def _build_solver(
+  config: ml_collections.ConfigDict, model: pipeline.Model
+) -> Callable:
+  """(variables, features, keys, views) -> the solver of these pictures, unit
+  noise like them, and a function from its images to pictures in [0,1]."""
+  options = config.sampler
+  messages.check_choice("sampler.name", options.name, samplers.SOLVERS)
+  steps = config.sampler.steps
   churn = samplers.build_churn(config)
   guidance = options.guidance
   unit = edm.noise_unit(config)
   low, high = (level * unit for level in options.guidance_interval)
   size = model.image_size
 
-  def draw(
-    variables, features, keys, views=None
-  ) -> tuple[jax.Array, jax.Array]:
+  def build(variables, features, keys, views):
     blank = jnp.zeros((len(keys), size, size, 3))
     null = pipeline.null_features(
       model,
@@ -167,18 +220,17 @@ def build_sampler(
         return denoise_image(x, sigma, step)
       return denoise_image(start + x, sigma, step) - start
 
-    # Number 0 is the noise at the start, step i churns with number i + 1.
-    images, estimates = sampler(
-      denoise, noise(0), sigmas, lambda step: noise(step + 1), churn
-    )
-    if start is not None:
-      images, estimates = start + images, start + estimates
-    return (
-      pipeline.to_unit(images, model.image_range),
-      pipeline.to_unit(estimates, model.image_range),
-    )
+    def to_picture(x):
+      x = x if start is None else start + x
+      return pipeline.to_unit(x, model.image_range)
 
-  return draw
+    # Number 0 is the noise at the start, step i churns with number i + 1.
+    solver = samplers.SOLVERS[options.name](
+      denoise, steps, lambda step: noise(step + 1), churn
+    )
+    return solver, noise(0), to_picture
+
+  return build
 
 
 def build_render(model: pipeline.Model) -> Callable[..., Views]:

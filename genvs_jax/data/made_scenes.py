@@ -1,0 +1,35 @@
+"""Synthetic cars made when they are asked for, without a dataset."""
+
+import numpy as np
+
+from tfds_srn import cars
+from tfds_srn import ray_caster
+from tfds_srn import synthetic
+
+VIEWS = synthetic.SPIRAL_VIEWS
+_SPLIT = "test"
+
+
+def input_view(
+  seed: int, scene: int, view: int, size: int
+) -> dict[str, np.ndarray]:
+  """A view of a test car.
+
+  Args:
+    seed: of the whole dataset.
+    scene: number of the car, 0 or more.
+    view: of SRN's test spiral, 0 to VIEWS - 1.
+    size: H = W in pixels.
+
+  Returns:
+    images u8 [1,size,size,3], poses f32 [1,4,4], intrinsics f32 [4].
+  """
+  pose = synthetic.spiral_poses()[view]
+  car = cars.sample_car(seed, _SPLIT, scene)
+  image, _ = ray_caster.render_view(car, pose, size)
+  focal = ray_caster.FOCAL_PER_WIDTH * size
+  return {
+    "images": (image[None] * 255 + 0.5).astype(np.uint8),
+    "poses": pose[None],
+    "intrinsics": np.array([focal, focal, size / 2, size / 2], np.float32),
+  }
