@@ -43,22 +43,20 @@ _STEP = flags.DEFINE_integer(
 _SKIP_BAD_SCENES = flags.DEFINE_bool(
   "skip_bad_scenes", False, "prepare: leave unreadable scenes out."
 )
-_REBUILD = flags.DEFINE_bool(
-  "rebuild", False, "prepare: build a dataset that is there anew."
-)
+_REBUILD = flags.DEFINE_bool("rebuild", False, "prepare: build it anew.")
 _IMAGES = flags.DEFINE_string(
   "images",
   "",
   "sample, view: folder of your pictures, or one picture; see docs/photos.md.",
 )
 _LIMIT = flags.DEFINE_integer(
-  "limit", 0, "evaluate: only so many scenes, for a quick look; 0 for all."
+  "limit", 0, "evaluate: most scenes, for a quick look; 0 for all."
 )
 _EXPORT = flags.DEFINE_enum(
   "export",
   "",
   ["", "ply"],
-  "sample: also write points from the depth and a mesh of the field.",
+  "sample: also points from the depth and a mesh of the field.",
 )
 _HOST = flags.DEFINE_string("host", "localhost", "view: who can open the page.")
 _PORT = flags.DEFINE_integer("port", 8080, "view: of the page.")
@@ -104,7 +102,7 @@ def _run() -> list[str]:
     raise ValueError(f"{' and '.join(missing)} must be given")
   command = modes.Command(
     config=_CONFIG.value,
-    config_file=_CONFIG.value and console.flag_value("config"),
+    config_file=console.flag_value("config"),
     overrides=_overrides(),
     workdir=os.path.expanduser(_WORKDIR.value or ""),
     checkpoint=_CHECKPOINT.value,
@@ -122,7 +120,8 @@ def _run() -> list[str]:
     from genvs_jax.convert import command as convert  # noqa: PLC0415
 
     return convert.convert(
-      *command[:3],
+      command.config,
+      command.overrides,
       os.path.expanduser(_SOURCE.value or ""),
       os.path.expanduser(_OUTPUT.value or ""),
       _KEEP_OPTIMIZER.value,
@@ -142,5 +141,10 @@ def _overrides() -> tuple[str, ...]:
   return tuple(flags.FLAGS["config"].override_values)
 
 
+def start() -> None:
+  """The command `genvs` of an installed package."""
+  app.run(main, flags_parser=lambda a: console.parse_flags(a, __doc__ or ""))
+
+
 if __name__ == "__main__":
-  app.run(main, flags_parser=console.parse_flags)
+  start()

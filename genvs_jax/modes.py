@@ -4,6 +4,7 @@ A mode takes a `Command` and returns the lines that are printed at its end.
 What it needs is imported when it runs: a wrong flag is answered at once.
 """
 
+import importlib.util
 import re
 from typing import Any
 from typing import NamedTuple
@@ -20,7 +21,8 @@ class Command(NamedTuple):
 
   Attributes:
     config: of --config with its overrides; None for that of the checkpoint.
-    config_file: its path.
+    config_file: its name or path; None if it was not named: only fields that
+      were set are taken from `config` then, the others from the checkpoint.
     overrides: names of the fields that were set one by one.
     workdir: folder of the run.
     checkpoint: to use instead of the workdir's.
@@ -57,7 +59,7 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
 
   for name in names:
     messages.check_choice("modes", name, MODES)
-  if command.config is None:
+  if command.config_file is None and command.checkpoint:
     command, names = _of_checkpoint(command, names)
   config = command.config
   config_fields.check_overrides(config, command.overrides)
@@ -89,6 +91,9 @@ def _of_checkpoint(
 
   path = command.checkpoint or ""
   config = pretrained.read_config(path, command.step)
+  if command.config is not None:
+    values = config_fields.flatten(command.config)
+    config.update_from_flattened_dict({k: values[k] for k in command.overrides})
   # .../NAME/checkpoints/500 is known by its NAME.
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
@@ -119,10 +124,16 @@ def prepare(command: Command) -> list[str]:
   """Builds the dataset."""
   from genvs_jax.data import datasets  # noqa: PLC0415
 
+  config, workdir = command.config, command.workdir
   folder = datasets.prepare(
-    command.config, command.workdir, command.skip_bad_scenes, command.rebuild
+    config, workdir, command.skip_bad_scenes, command.rebuild
   )
-  return [f"dataset      {folder}"]
+  lines = [f"dataset      {folder}", *datasets.describe(config, workdir)]
+  if console.flag_value("mode") == "prepare":
+    folder = workdir or "WORKDIR"
+    command_line = console.command_line(mode="train", workdir=folder)
+    lines.append(f"train on it  {command_line}")
+  return lines
 
 
 def train(command: Command) -> list[str]:
@@ -145,12 +156,17 @@ def train(command: Command) -> list[str]:
       f"stopped after step {int(state.step)}, which is saved: start the same"
       " command again to resume"
     )
+  viewer = ""
+  if importlib.util.find_spec("tensorboard"):
+    viewer = f" (tensorboard --logdir={workdir})"
+  longer = console.command_line(
+    mode="train", config__train__steps=2 * config.train.steps
+  )
   return [
     f"checkpoints  {workdir}/checkpoints",
-    f"metrics      {workdir}/metrics.jsonl (tensorboard --logdir={workdir})",
+    f"metrics      {workdir}/metrics.jsonl{viewer}",
     f"image grids  {workdir}/image_grids",
-    f"train on     python launch.py --mode=train --config={command.config_file}"
-    f" --workdir={workdir} --config.train.steps={2 * config.train.steps}",
+    f"train on     {longer}",
   ]
 
 
@@ -190,7 +206,7 @@ def sample(command: Command) -> list[str]:
   from genvs_jax.sampling import sample_scenes  # noqa: PLC0415
 
   checkpoint, config = _load(command)
-  paths = sample_scenes.sample(
+  scenes = sample_scenes.sample(
     config,
     checkpoint.model,
     checkpoint.variables,
@@ -198,17 +214,17 @@ def sample(command: Command) -> list[str]:
     command.images,
     command.export,
   )
-  label = "turntable   " if "mp4" in paths else "pictures    "
-  source = f" --checkpoint={command.checkpoint}" if command.checkpoint else ""
-  line = f"{label} {', '.join(map(str, paths.values()))}"
-  if not command.config_file:
-    return [line]
-  return [
-    line,
-    f"another one  python launch.py --mode=sample"
-    f" --config={command.config_file} --workdir={command.workdir}{source}"
-    " --config.sample.scene=1",
-  ]
+  lines = []
+  for paths in scenes:
+    label = "turntable   " if "mp4" in paths else "pictures    "
+    lines.append(f"{label} {', '.join(map(str, paths.values()))}")
+  if not command.images and "mp4" in scenes[0]:
+    following = config.sample.scene + config.sample.scenes
+    another = console.command_line(
+      mode="sample", config__sample__scene=following
+    )
+    lines.append(f"another one  {another}")
+  return lines
 
 
 def view(command: Command) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from tfds_srn import cars
+from tfds_srn import progress_of
 from tfds_srn import ray_caster
 
 CAMERA_DISTANCE = 1.3  # world units, as in SRN cars
@@ -128,6 +129,7 @@ def write_scenes(
   seed: int = 0,
   packaging: str = "pixelnerf",
   processes: int | None = None,
+  progress: progress_of.Progress = progress_of.silent,
 ) -> pathlib.Path:
   """Writes `root/cars_{train,val,test}/<id>/...`, reusing a finished folder.
 
@@ -142,6 +144,7 @@ def write_scenes(
     packaging: "pixelnerf" (one intrinsics.txt per scene) or "srn" (one 3x3
       matrix per view, for a 512-pixel render).
     processes: worker processes; None uses every core.
+    progress: what scenes pass through as they are written.
 
   Returns:
     root.
@@ -184,18 +187,28 @@ def write_scenes(
     for split in cars.SPLITS
     for index in range(counts.get(split, 0))
   ]
-  if processes == 1:
-    for spec in specs:
-      write_scene(spec)
-  else:
-    # Spawned, not forked: the caller may have threads, as JAX does.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
-      for _ in pool.map(write_scene, specs, chunksize=4):
-        pass
+  _write_all(specs, processes, progress)
   root.mkdir(parents=True, exist_ok=True)
   marker.write_text(json.dumps(arguments))
   return root
+
+
+def _write_all(
+  specs: list[SceneSpec],
+  processes: int | None,
+  progress: progress_of.Progress,
+) -> None:
+  what = "writing synthetic scenes"
+  if processes == 1:
+    for spec in progress(specs, len(specs), what):
+      write_scene(spec)
+    return
+  # Spawned, not forked: the caller may have threads, as JAX does.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    done = pool.map(write_scene, specs, chunksize=4)
+    for _ in progress(done, len(specs), what):
+      pass
 
 
 def _write_intrinsics(folder: pathlib.Path, size, views, packaging) -> None:

@@ -12,6 +12,7 @@ the views it uses. Building and reading need no TensorFlow:
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from tfds_srn import download
+from tfds_srn import progress_of
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import synthetic
@@ -103,6 +105,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     url: str = "",
     skip_bad_scenes: bool = False,
     file_format: str = "array_record",
+    progress: progress_of.Progress = progress_of.silent,
     **kwargs,
   ):
     """Makes a builder; its arguments say where scenes come from.
@@ -114,12 +117,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       url: http(s) address or Google Drive file id of a zip to fetch.
       skip_bad_scenes: leave unreadable scenes out with a warning.
       file_format: of the records; array_record needs no TensorFlow.
+      progress: what scenes pass through as they are written and read.
       **kwargs: of `tfds.core.GeneratorBasedBuilder`: config, data_dir.
     """
     super().__init__(file_format=file_format, **kwargs)
     self._scene_source = source
     self._url = url
     self._skip_bad_scenes = skip_bad_scenes
+    self._progress = progress
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoded = tfds.features.Tensor(shape=(), dtype=np.object_)
@@ -151,8 +156,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     source = self._find_source(dl_manager)
     folders = splits.find_scenes(source)
+    every_folder = [folder for group in folders.values() for folder in group]
     summaries, problems = scenes.survey(
-      folder for group in folders.values() for folder in group
+      self._progress(every_folder, len(every_folder), "checking scenes")
     )
     if problems:
       every = [line for lines in problems.values() for line in lines]
@@ -188,7 +194,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       split: self._ranges([summaries[folder] for folder in group])
       for split, group in good.items()
     }
-    return {split: self._generate_examples(g) for split, g in good.items()}
+    return {
+      split: self._generate_examples(
+        self._progress(group, len(group), f"building split {split}")
+      )
+      for split, group in good.items()
+    }
 
   @property
   def source(self) -> str:
@@ -222,7 +233,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return {k: [float(min(v)), float(max(v))] for k, v in columns.items()}
 
   def _generate_examples(
-    self, folders: list[scenes.SceneFolder]
+    self, folders: Iterable[scenes.SceneFolder]
   ) -> Iterator[tuple[str, dict]]:
     for folder in folders:
       scene = scenes.read_scene(folder)
@@ -255,7 +266,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     if config.synthetic is not None:
       folder = self._scene_source or downloads / f"{config.name}_scenes"
       logging.info("writing synthetic scenes to %s", folder)
-      return str(synthetic.write_scenes(folder, **config.synthetic))
+      return str(
+        synthetic.write_scenes(
+          folder, **config.synthetic, progress=self._progress
+        )
+      )
     if self._scene_source:
       return self._scene_source
     if self._url:

@@ -20,7 +20,6 @@ METRICS = "metrics"
 
 def convert(
   config: ml_collections.ConfigDict | None,
-  config_file: str | None,
   overrides: tuple[str, ...],
   source: str,
   output: str | None,
@@ -30,7 +29,6 @@ def convert(
 
   Args:
     config: describes the model; None for the recipe that fits the file.
-    config_file: its path.
     overrides: names of its fields that were set one by one; they must not
       contradict what the file is.
     source: the PyTorch file; a workdir, for a small copy of its newest
@@ -55,14 +53,12 @@ def convert(
   if config is None:
     name = recognize.recipe(file.identity, source)
     config = importlib.import_module(f"configs.{name}").get_config()
-    config_file = f"configs/{name}.py"
   config = _with_fields(config, file.identity.fields, overrides)
   lines = checkpoint.convert(file, config, output, keep_optimizer)
   return [
     *lines,
     f"checkpoint   {output}/checkpoints/0",
-    f"sample       python launch.py --mode=sample --config={config_file}"
-    f" --checkpoint={output} --workdir=DIR",
+    f"sample       python launch.py --mode=sample --checkpoint={output}",
     "precision    on a GPU or TPU, --config.model.precision=highest gives the"
     " digits of PyTorch in float32",
   ]

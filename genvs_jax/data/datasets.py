@@ -1,6 +1,8 @@
 """Prepared datasets and random access to their records; uses `tfds_srn`."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import shutil
@@ -9,9 +11,11 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+import tensorflow_datasets as tfds
 from absl import logging
 
 import tfds_srn
+from genvs_jax.runtime import console
 from genvs_jax.runtime import messages
 from tfds_srn import splits
 from tfds_srn import tfds_srn_dataset_builder as srn
@@ -67,6 +71,7 @@ def build_builder(
     source=expand(data.source, workdir),
     url=data.url,
     skip_bad_scenes=skip_bad_scenes,
+    progress=console.progress,
   )
 
 
@@ -101,7 +106,10 @@ def prepare(
     folder.rename(before)
     builder = build_builder(config, workdir, skip_bad_scenes)
   try:
-    builder.download_and_prepare(download_dir=folder.parents[2] / "downloads")
+    # TFDS has bars and lines of its own, of steps that nobody waits for.
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(download_dir=folder.parents[2] / "downloads")
   except BaseException:
     if before.exists() and not folder.exists():
       before.rename(folder)
@@ -109,6 +117,37 @@ def prepare(
   if before.exists():
     shutil.rmtree(before)
   return str(folder)
+
+
+def describe(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
+  """Lines on what a prepared dataset holds: scenes, views, size, bounds."""
+  builder = build_builder(config, workdir)
+  ranges = dict((builder.info.metadata or {}).get("scenes", {}))
+  counts = [
+    f"{split} {info.num_examples:,}"
+    for split, info in builder.info.splits.items()
+  ]
+  split = next(iter(builder.info.splits))
+  height, width = map(int, load_split(config, workdir, split)[0]["image_size"])
+  lines = [f"scenes       {', '.join(counts)}"]
+  if ranges:
+    views, near, far = (
+      (
+        min(r[k][0] for r in ranges.values()),
+        max(r[k][1] for r in ranges.values()),
+      )
+      for k in ("views", "near", "far")
+    )
+    lines += [
+      f"views        {_span(*views)} a scene, {width} x {height} pixels",
+      f"depth        from near {_span(*near)} to far {_span(*far)}",
+    ]
+  return lines
+
+
+def _span(low: float, high: float) -> str:
+  """Two numbers that may be the same."""
+  return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _check_source(

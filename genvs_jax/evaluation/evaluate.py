@@ -28,6 +28,7 @@ from genvs_jax.evaluation import rollout_scores
 from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation import score_files
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import console
 from genvs_jax.runtime import files
 from genvs_jax.runtime import messages
 from genvs_jax.runtime import processes
@@ -170,11 +171,8 @@ def _score_scenes(
     work.store,
     len(groups[0]),
   )
-  for group in groups:
+  for group in console.progress(groups, len(groups), "scoring scenes"):
     score(group, len(work.records))
-    logging.info(
-      "scored scenes up to %d of %d", group[-1] + 1, len(work.scenes)
-    )
 
 
 def _score_rollouts(
@@ -188,16 +186,13 @@ def _score_rollouts(
   score = rollout_scores.build_rollout_scores(
     config, model, variables, len(groups[0])
   )
-  for group in groups:
+  for group in console.progress(groups, len(groups), "scoring rollouts"):
     inputs = [protocol.decode_inputs(config, work.records[i]) for i in group]
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
     poses = [paths.build_path(config, float(d)) for d in distances]
     for line in score(inputs, group, np.stack(poses)):
       work.store.write(kind, line["scene"], line)
-    logging.info(
-      "scored rollouts up to %d of %d", group[-1] + 1, len(work.rolled_out)
-    )
 
 
 def write_results(

@@ -1,21 +1,37 @@
-"""What a command says: errors as one sentence, results at the end.
+"""What a command says: progress, errors as one sentence, results at the end.
 
 Nothing here imports JAX, so that a wrong flag is answered at once.
 """
 
+import ast
 import difflib
 import logging as logging_module
 import os
 import pathlib
 import re
+import shlex
 import sys
+import time
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import TypeVar
 
+import tqdm
 from absl import app
+from absl import flags
 from absl import logging
 
 # Beside the package in a checkout.
 _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+# What libraries warn of in the course of things.
+_EXPECTED = (
+  "Using custom data configuration",
+  "Variant folder",
+)
+_LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+
+Item = TypeVar("Item")
 
 
 class StoppedError(Exception):
@@ -28,8 +44,9 @@ class _OwnNotes(logging_module.Filter):
   def filter(self, record: logging_module.LogRecord) -> bool:
     if "site-packages" not in record.pathname:
       return True
-    expected = "Using custom data configuration" in record.getMessage()
-    return record.levelno >= logging_module.WARNING and not expected
+    message = record.getMessage()
+    is_expected = any(text in message for text in _EXPECTED)
+    return record.levelno >= logging_module.WARNING and not is_expected
 
 
 def hide_library_notes() -> None:
@@ -43,6 +60,44 @@ def hide_library_notes() -> None:
       show(unraisable)
 
   sys.unraisablehook = hook
+
+
+def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+  """Passes items on and says how far they are, and how long it will take.
+
+  In a terminal that is a bar, elsewhere a line every ten seconds and a last.
+
+  Args:
+    items: whose passing is the progress.
+    total: how many they will be.
+    what: is going on, such as "drawing frames".
+  """
+  if sys.stderr.isatty():
+    yield from tqdm.tqdm(
+      items, what, total, leave=False, dynamic_ncols=True, smoothing=0.1
+    )
+    return
+  started = last = time.monotonic()
+  for number, item in enumerate(items):
+    now = time.monotonic()
+    if number and now - last >= _LINE_SECONDS:
+      left = (now - started) / number * (total - number)
+      logging.info("%s: %d of %d, %s left", what, number, total, duration(left))
+      last = now
+    yield item
+  logging.info(
+    "%s: %d of %d, in %s",
+    what,
+    total,
+    total,
+    duration(time.monotonic() - started),
+  )
+
+
+def duration(seconds: float) -> str:
+  """Hours, minutes and seconds: 0:01:20."""
+  minutes, seconds = divmod(round(seconds), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def report(command: Callable[[], list[str]]) -> int:
@@ -76,9 +131,21 @@ def report(command: Callable[[], list[str]]) -> int:
   return 0
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; an unknown config, or field of it, is one sentence."""
+def parse_flags(argv: list[str], description: str = "") -> list[str]:
+  """Parses flags; an unknown config, or field of it, is one sentence.
+
+  Args:
+    argv: the command.
+    description: of it, for --help.
+  """
+  if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
+    print(_help(description))
+    sys.exit(0)
   argv = [argv[0], *(_with_config_path(arg) for arg in argv[1:])]
+  set_fields = [arg for arg in argv if arg.startswith("--config.")]
+  if set_fields and flag_value("config") is None and flag_value("checkpoint"):
+    # Fields of the checkpoint's config, of which base.py has the names.
+    argv.insert(1, f"--config={_CONFIGS / 'base.py'}")
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:
@@ -104,7 +171,7 @@ def _with_config_path(arg: str) -> str:
   if os.path.exists(path):
     return arg
   name = os.path.basename(path).removesuffix(".py")
-  recipes = sorted(p.stem for p in _CONFIGS.glob("*.py"))
+  recipes = [path.stem for path in _recipes()]
   if name not in recipes:
     close = difflib.get_close_matches(name, recipes, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -115,9 +182,59 @@ def _with_config_path(arg: str) -> str:
   return f"{flag}={_CONFIGS / name}.py{colon}{rest}"
 
 
-def flag_value(name: str) -> str:
-  """The value of a flag as it was typed, in capitals if it was not."""
-  for arg in sys.argv:
+def _help(description: str) -> str:
+  """What the command does, its flags, and the recipes with a line each."""
+  module = flags.FLAGS.find_module_defining_flag("workdir")
+  width = max(len(path.stem) for path in _recipes())
+  recipes = [
+    f"  {path.stem:{width}s}  {_first_sentence(path)}" for path in _recipes()
+  ]
+  return "\n".join(
+    [
+      description,
+      "Recipes for --config:",
+      *recipes,
+      "",
+      "Flags:",
+      flags.FLAGS.module_help(module).partition("\n")[2],
+    ]
+  )
+
+
+def _recipes() -> list[pathlib.Path]:
+  return sorted(_CONFIGS.glob("[!_]*.py"))
+
+
+def _first_sentence(path: pathlib.Path) -> str:
+  """Of a module's docstring."""
+  text = ast.get_docstring(ast.parse(path.read_text())) or ""
+  return " ".join(text.partition("\n\n")[0].split()).rstrip(".")
+
+
+def flag_value(name: str) -> str | None:
+  """The value of a flag as it was typed; None if it was not."""
+  for arg, following in zip(sys.argv, [*sys.argv[1:], None], strict=True):
     if arg.startswith(f"--{name}="):
       return arg.partition("=")[2]
-  return name.upper()
+    if arg == f"--{name}":
+      return following
+  return None
+
+
+def command_line(**changes: object) -> str:
+  """The command that was typed, with other values of some flags.
+
+  Args:
+    **changes: values by the names of the flags, "__" in the place of dots.
+  """
+  values = {k.replace("__", "."): str(v) for k, v in changes.items()}
+  words, skip = [], False
+  for arg in sys.argv[1:]:
+    name, equals, _ = arg.removeprefix("--").partition("=")
+    if not skip and name not in values:
+      words.append(arg)
+    skip = name in values and not equals
+  program = os.path.basename(sys.argv[0])
+  first = ["python", program] if program.endswith(".py") else [program]
+  words += [f"--{name}={value}" for name, value in values.items()]
+  return shlex.join([*first, *words])

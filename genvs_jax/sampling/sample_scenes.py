@@ -23,6 +23,7 @@ from genvs_jax.data import photos
 from genvs_jax.images import encoding
 from genvs_jax.images import grids
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import console
 from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import exports
@@ -52,7 +53,7 @@ def sample(
   workdir: str,
   images: str = "",
   export: str = "",
-) -> dict[str, epath.Path]:
+) -> list[dict[str, epath.Path]]:
   """Draws scenes along a path.
 
   Args:
@@ -64,9 +65,9 @@ def sample(
     export: "ply" also writes points from the depth and a mesh of the field.
 
   Returns:
-    the files of the first scene by kind: mp4, gif, grid, npz, and trajectory,
-    points, mesh and unconditional if asked for; unconditional alone if the
-    model has no encoder.
+    the files of each scene by kind: mp4, gif, grid, npz, and trajectory, points
+    and mesh if asked for; unconditional with the first if asked for, and alone
+    if the model has no encoder.
   """
   root = epath.Path(workdir) / "samples"
   if "encoder" not in variables:
@@ -76,12 +77,12 @@ def sample(
         " --images and --export need an encoder and a field"
       )
     count = config.sample.unconditional or 8
-    return _draw_unconditional(config, model, variables, root, count)
+    return [_draw_unconditional(config, model, variables, root, count)]
   scenes = _load(config, model, workdir, images)
   frames = _run(config, model, variables, scenes)
   paths = _write(config, model, variables, scenes, frames, export)
   if config.sample.unconditional and "denoiser" in variables:
-    paths |= _draw_unconditional(
+    paths[0] |= _draw_unconditional(
       config, model, variables, root, config.sample.unconditional
     )
   return paths
@@ -131,20 +132,19 @@ def _run(
   if frames:
     logging.info("going on after %d finished frames", len(frames))
   variables = jax.device_put(variables, sharding.replicated(mesh))
-  for frame in rollout.run(
+  drawn_frames = rollout.run(
     variables,
     scenes.inputs,
     scenes.poses,
     config.seed,
     finished=tuple(frames),
-  ):
+  )
+  left = count - len(frames)
+  for frame in console.progress(drawn_frames, left, "drawing frames"):
     for b, folder in enumerate(scenes.folders):
       of_scene = jax.tree.map(lambda x, b=b: x[b], frame)
       rollout_files.write_frame(folder, order[len(frames)], of_scene)
     frames.append(frame)
-    logging.log_every_n_seconds(
-      logging.INFO, "drew %d of %d frames", 10, len(frames), count
-    )
   report = rollout.report
   logging.info(
     "%d slots for views in %.2f GiB, %d views encoded again",
@@ -163,8 +163,8 @@ def _write(
   scenes: _Scenes,
   frames: list[view_synthesis.Views],
   export: str,
-) -> dict[str, epath.Path]:
-  """Films, grids and exports; those of the first scene are returned."""
+) -> list[dict[str, epath.Path]]:
+  """Films, grids and exports, by kind for each scene."""
   options, extent = config.sample, model.frustum.half_extent
   encode = jax.jit(functools.partial(view_synthesis.encode_views, model))
   paths = []
@@ -181,7 +181,7 @@ def _write(
       field = exports.build_field(model, variables, encode(variables, inputs))
       of_scene |= _export(options, folder, scene, field, extent)
     paths.append(of_scene)
-  return paths[0]
+  return paths
 
 
 def _draw_unconditional(

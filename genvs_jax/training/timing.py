@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from genvs_jax.runtime import console
 from genvs_jax.runtime import flops
 from genvs_jax.runtime import memory
 from genvs_jax.runtime import writers
@@ -100,7 +101,7 @@ class Progress:
         rate,
         loss,
         _parts_of_loss(scalars),
-        _duration((self._last_step - step) / rate),
+        console.duration((self._last_step - step) / rate),
       )
     self._writer.write_scalars(step, scalars | memory.peak())
     self._writer.flush()
@@ -183,9 +184,3 @@ def _parts_of_loss(scalars: dict[str, float]) -> str:
     for name, value in sorted(scalars.items())
     if name.startswith("loss_")
   )
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02d}:{seconds:02d}"

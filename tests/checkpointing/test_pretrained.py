@@ -17,7 +17,7 @@ from genvs_jax.convert import command as convert
 def small(trained_workdir, tmp_path_factory):
   """A small copy of a trained checkpoint, and the lines printed of it."""
   folder = str(tmp_path_factory.mktemp("small") / "tiny")
-  lines = convert.convert(None, "", (), trained_workdir, folder, False)
+  lines = convert.convert(None, (), trained_workdir, folder, False)
   return folder, lines
 
 
@@ -107,9 +107,11 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
     images="",
     limit=0,
     export="",
+    host="localhost",
+    port=0,
     started=0.0,
   )
-  dataset, film = modes.run(command, ("sample",))
+  dataset, *_, film, _ = modes.run(command, ("sample",))
   assert "outputs/tiny/data" in dataset
   path = tmp_path / "outputs" / "tiny" / "samples" / "validation_0000"
   assert (path / "turntable.mp4").exists() and "turntable.mp4" in film

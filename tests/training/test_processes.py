@@ -117,8 +117,9 @@ def test_two_processes_share_an_evaluation(
     assert all(run.returncode == 0 for run in runs), outputs
     assert sum("one sample" in text for text in outputs) == 1
     if name == "two":
-      assert "scored scenes up to 2" not in outputs[0]
-      assert "scored scenes up to 2" in outputs[1]
+      # Three scenes: the first process has the first and the last.
+      assert "scoring scenes: 2 of 2" in outputs[0]
+      assert "scoring scenes: 1 of 1" in outputs[1]
     results = json.loads((tmp_path / name / "results.json").read_text())
     scored.append(results["rows"])
   for row, scores in scored[0].items():
