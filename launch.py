@@ -55,7 +55,7 @@ _LIMIT = flags.DEFINE_integer(
 _EXPORT = flags.DEFINE_enum(
   "export",
   "",
-  ["", "ply"],
+  ["", "ply", "glb"],
   "sample: also points from the depth and a mesh of the field.",
 )
 _HOST = flags.DEFINE_string("host", "localhost", "view: who can open the page.")

@@ -294,12 +294,15 @@ def get_config() -> ml_collections.ConfigDict:
   sample.path = "orbit"
   sample.frames = 40
   sample.elevation = 30.0  # degrees, of the orbit
+  sample.film = "side_by_side"  # input, sample and render; sample; render
   sample.fps = 12
   # Samples without an input view, of any object; a denoiser alone draws 8.
   sample.unconditional = 0
   sample.trajectories = ()  # frames whose denoising is filmed: (0,)
-  # Of --export=ply. The mesh is where the field's density crosses a level, per
-  # world unit; 0 takes the median density at the points of the depth.
+  # Of --export: what colours the points, samples or renders. The mesh is where
+  # the field's density crosses a level, per world unit; 0 takes the median
+  # density at the points of the depth.
+  sample.point_colours = "samples"
   sample.mesh_resolution = 128  # points along each side
   sample.mesh_level = 0.0
 

@@ -80,7 +80,7 @@ _FIELDS_BY_ROLE = {
     rollout.anchors rollout.passes
     sample.split sample.scene sample.scenes sample.input_views sample.path
     sample.frames sample.elevation sample.unconditional sample.trajectories
-    sample.mesh_resolution sample.mesh_level
+    sample.point_colours sample.mesh_resolution sample.mesh_level
     photos.fit photos.axes photos.poses photos.scale photos.elevation
     photos.distance photos.fov
     evaluate.split evaluate.input_views evaluate.targets evaluate.spread_views
@@ -96,7 +96,7 @@ _FIELDS_BY_ROLE = {
     model.encoder.remat model.denoiser.remat rendering.rays_per_chunk
     train.log_every train.image_grid_every train.image_grid_scenes
     train.profile
-    rollout.bank_gib sample.fps
+    rollout.bank_gib sample.film sample.fps
     evaluate.scenes evaluate.rollouts evaluate.field_fit evaluate.metric_weights
     evaluate.batch_size evaluate.batch_views
   """,

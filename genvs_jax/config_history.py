@@ -43,6 +43,8 @@ ADDED = {
   "rollout.passes": 1,
   "sampler.guide": "",
   "rollout.same_noise": False,
+  "sample.film": "side_by_side",
+  "sample.point_colours": "samples",
   "evaluate.field_fit": True,
 }
 # Values that were renamed with them.

@@ -31,7 +31,7 @@ class Command(NamedTuple):
     rebuild: prepare: build a dataset that is there anew.
     images: sample: the user's own pictures.
     limit: evaluate: most scenes, 0 for all.
-    export: sample: "ply" or "".
+    export: sample: "ply", "glb" or "".
     host: view: to listen on.
     port: view: to listen on.
     started: `time.monotonic()` at the start.

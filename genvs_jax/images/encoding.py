@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from genvs_jax.images import grids
+_LEAST_SIDE = 256  # pixels of a film's shorter side
 
 
 def png(image: np.ndarray) -> bytes:
@@ -21,8 +21,7 @@ def png(image: np.ndarray) -> bytes:
 
 def gif(frames: Sequence[np.ndarray], fps: float) -> bytes:
   """An endless GIF."""
-  size = _film_size(frames[0])
-  first, *rest = [grids.enlarge(frame, size) for frame in frames]
+  first, *rest = [_film_frame(frame) for frame in frames]
   buffer = io.BytesIO()
   first.save(
     buffer,
@@ -39,24 +38,30 @@ def mp4(frames: Sequence[np.ndarray], fps: float) -> bytes:
   """H.264 that browsers play."""
   import imageio_ffmpeg  # noqa: PLC0415  (wanted for this alone)
 
-  size = _film_size(frames[0])
+  pictures = [_film_frame(frame) for frame in frames]
   with tempfile.TemporaryDirectory() as folder:
     film = pathlib.Path(folder) / "film.mp4"
     writer = imageio_ffmpeg.write_frames(
-      str(film), (size, size), fps=fps, quality=8, ffmpeg_log_level="error"
+      str(film), pictures[0].size, fps=fps, quality=8, ffmpeg_log_level="error"
     )
     with warnings.catch_warnings():
       # JAX warns of any fork; this one starts ffmpeg at once.
       warnings.filterwarnings("ignore", message=r"os\.fork\(\)")
       writer.send(None)
-    for frame in frames:
-      picture = grids.enlarge(frame, size)
+    for picture in pictures:
       writer.send(np.ascontiguousarray(picture).tobytes())
     writer.close()
     return film.read_bytes()
 
 
-def _film_size(frame: np.ndarray) -> int:
-  """A multiple of 16, as codecs want, and not tiny."""
-  size = frame.shape[0]
-  return -(-size * max(1, 256 // size) // 16) * 16
+def _film_frame(frame: np.ndarray) -> Image.Image:
+  """A frame in sides that are multiples of 16, as codecs want, and not tiny:
+  whole pixels where that is possible."""
+  picture = Image.fromarray(frame)
+  factor = max(1, _LEAST_SIDE // min(picture.size))
+  size = [-(-side * factor // 16) * 16 for side in picture.size]
+  is_whole = all(
+    a == factor * b for a, b in zip(size, picture.size, strict=True)
+  )
+  method = Image.Resampling.NEAREST if is_whole else Image.Resampling.BICUBIC
+  return picture.resize((size[0], size[1]), method)

@@ -1,4 +1,4 @@
-"""What a rollout and its field look like in three dimensions, as PLY files.
+"""What a rollout and its field look like in three dimensions: PLY and GLB.
 
 Points come from the depth of the drawn frames, coloured by their pictures; a
 mesh is a level of the field's density (Lorensen & Cline 1987, marching cubes by
@@ -142,9 +142,37 @@ def mesh_of_field(
   )
 
 
-def save_ply(path: epath.Path, mesh: Mesh) -> None:
-  """Writes a file of `ply`."""
-  files.write_whole(path, ply(mesh))
+def save(path: epath.Path, mesh: Mesh) -> None:
+  """Writes a file of the kind that its name ends in, .ply or .glb."""
+  write = {".ply": ply, ".glb": glb}[path.suffix]
+  files.write_whole(path, write(mesh))
+
+
+def glb(mesh: Mesh) -> bytes:
+  """Binary glTF, which browsers and Blender show; by trimesh.
+
+  Raises:
+    ValueError: if that is not installed.
+  """
+  try:
+    import trimesh  # noqa: PLC0415  (an optional extra)
+  except ImportError as error:
+    raise ValueError(
+      "--export=glb needs trimesh: pip install 'trimesh>=4' (or '.[meshes]')"
+    ) from error
+  # glTF has up +y and looks from +z: (x, y, z) -> (x, z, -y).
+  x, y, z = mesh.vertices.T
+  vertices = np.stack([x, z, -y], -1)
+  scene = trimesh.Scene()
+  if len(mesh.faces):
+    scene.add_geometry(
+      trimesh.Trimesh(
+        vertices, mesh.faces, vertex_colors=mesh.colours, process=False
+      )
+    )
+  else:
+    scene.add_geometry(trimesh.PointCloud(vertices, colors=mesh.colours))
+  return scene.export(file_type="glb")
 
 
 def ply(mesh: Mesh) -> bytes:

@@ -19,9 +19,12 @@ from genvs_jax.geometry import rendering
 from genvs_jax.images import encoding
 from genvs_jax.images import grids
 from genvs_jax.runtime import files
+from genvs_jax.runtime import messages
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
 
+# Input, sample and render beside each other, or one of them.
+FILMS = ("side_by_side", "sample", "render")
 _COLUMNS = 8  # pictures in a row of a grid
 _TRAJECTORY_SECONDS = 4.0
 
@@ -45,6 +48,24 @@ class DrawnScene:
   def pictures(self) -> list[np.ndarray]:
     """u8 [H,W,3]: samples, or renders if there are none."""
     return [grids.picture(f.picture) for f in self.frames]
+
+  def renders(self) -> list[np.ndarray]:
+    """u8 [H,W,3]."""
+    return [grids.picture(f.rgb) for f in self.frames]
+
+  def film(self, kind: str) -> list[np.ndarray]:
+    """Frames u8 [H,W,3] of a kind of `FILMS`.
+
+    Raises:
+      ValueError: for another kind.
+    """
+    messages.check_choice("sample.film", kind, FILMS)
+    if kind != "side_by_side":
+      return self.pictures() if kind == "sample" else self.renders()
+    columns = [[self.inputs[0]] * len(self.frames), self.renders()]
+    if self.frames[0].sample is not None:
+      columns.insert(1, self.pictures())
+    return [np.concatenate(row, 1) for row in zip(*columns, strict=True)]
 
   def surfaces(self) -> tuple[np.ndarray, ...]:
     """Images u8 [N,H,W,3], depth as expected distance [N,H,W] in world units,
@@ -129,17 +150,22 @@ def _read_frame(path: epath.Path) -> view_synthesis.Views:
 
 
 def write_scene(
-  folder: epath.Path, scene: DrawnScene, fps: float, half_extent: float
+  folder: epath.Path,
+  scene: DrawnScene,
+  kind: str,
+  fps: float,
+  half_extent: float,
 ) -> dict[str, epath.Path]:
   """Film, GIF, grid and arrays, and films of denoising trajectories.
 
   Args:
     folder: of the scene.
     scene: what was drawn.
+    kind: of the film.
     fps: frames per second of the films.
     half_extent: of the scene around the origin, for the shades of the depth.
   """
-  film = scene.pictures()
+  film = scene.film(kind)
   paths = {
     "mp4": folder / "turntable.mp4",
     "gif": folder / "turntable.gif",
@@ -155,6 +181,7 @@ def write_scene(
     "poses": poses,
     "intrinsics": intrinsics,
     "images": images,
+    "renders": np.stack(scene.renders()),
     "opacity": opacity,
     "depth": depth,
   }

@@ -25,11 +25,14 @@ from genvs_jax.images import grids
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import console
 from genvs_jax.runtime import files
+from genvs_jax.runtime import messages
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import exports
 from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import view_synthesis
+
+COLOURS = ("samples", "renders")  # of points
 
 
 class _Scenes(NamedTuple):
@@ -62,7 +65,8 @@ def sample(
     variables: of the model, on all devices.
     workdir: the files go to `workdir/samples`.
     images: folder or picture to start from instead of a scene of the dataset.
-    export: "ply" also writes points from the depth and a mesh of the field.
+    export: "ply" or "glb" also writes points from the depth and a mesh of the
+      field.
 
   Returns:
     the files of each scene by kind: mp4, gif, grid, npz, and trajectory, points
@@ -175,11 +179,13 @@ def _write(
       intrinsics=scenes.inputs["intrinsics"][b],
       inputs=list(scenes.inputs["images"][b]),
     )
-    of_scene = rollout_files.write_scene(folder, scene, options.fps, extent)
+    of_scene = rollout_files.write_scene(
+      folder, scene, options.film, options.fps, extent
+    )
     if export:
       inputs = jax.tree.map(lambda x, b=b: x[b : b + 1], scenes.inputs)
       field = exports.build_field(model, variables, encode(variables, inputs))
-      of_scene |= _export(options, folder, scene, field, extent)
+      of_scene |= _export(options, folder, scene, field, extent, export)
     paths.append(of_scene)
   return paths
 
@@ -243,11 +249,16 @@ def _export(
   scene: rollout_files.DrawnScene,
   field,
   extent: float,
+  export: str,
 ) -> dict[str, epath.Path]:
   """Points from all frames, and a mesh of the field of the input views."""
-  points = exports.points_of_frames(*scene.surfaces())
-  paths = {"points": folder / "points.ply"}
-  exports.save_ply(paths["points"], points)
+  messages.check_choice("sample.point_colours", options.point_colours, COLOURS)
+  images, *surfaces = scene.surfaces()
+  if options.point_colours == "renders":
+    images = np.stack(scene.renders())
+  points = exports.points_of_frames(images, *surfaces)
+  paths = {"points": folder / f"points.{export}"}
+  exports.save(paths["points"], points)
   if not len(points.vertices):
     logging.warning("no mesh: no pixel of any frame is half opaque")
     return paths
@@ -257,8 +268,8 @@ def _export(
   except ValueError as error:
     logging.warning("no mesh: %s", error)
     return paths
-  paths["mesh"] = folder / "mesh.ply"
-  exports.save_ply(paths["mesh"], mesh)
+  paths["mesh"] = folder / f"mesh.{export}"
+  exports.save(paths["mesh"], mesh)
   return paths
 
 

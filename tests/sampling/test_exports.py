@@ -71,16 +71,33 @@ def test_points_lie_where_the_depth_says():
 
 def test_ply_files_hold_what_was_written(tmp_path):
   mesh = exports.mesh_of_field(sphere, 0.5, 16, 50.0)
-  exports.save_ply(tmp_path / "ball.ply", mesh)
+  exports.save(tmp_path / "ball.ply", mesh)
   vertices, faces = read_ply(tmp_path / "ball.ply")
   np.testing.assert_array_equal(
     np.stack([vertices[a] for a in "xyz"], -1), mesh.vertices
   )
   np.testing.assert_array_equal(vertices["blue"], mesh.colours[:, 2])
   np.testing.assert_array_equal(faces["at"], mesh.faces)
-  exports.save_ply(tmp_path / "points.ply", mesh._replace(faces=mesh.faces[:0]))
+  exports.save(tmp_path / "points.ply", mesh._replace(faces=mesh.faces[:0]))
   vertices, faces = read_ply(tmp_path / "points.ply")
   assert len(vertices) == len(mesh.vertices) and faces is None
+
+
+def test_glb_files_hold_the_same_in_the_axes_of_gltf(tmp_path):
+  trimesh = pytest.importorskip("trimesh")
+  mesh = exports.mesh_of_field(sphere, 0.5, 16, 50.0)
+  for faces in (mesh.faces, mesh.faces[:0]):
+    exports.save(tmp_path / "a.glb", mesh._replace(faces=faces))
+    scene = trimesh.load(tmp_path / "a.glb")
+    (shape,) = scene.geometry.values()
+    x, y, z = shape.vertices.T
+    np.testing.assert_allclose(
+      np.stack([x, -z, y], -1), mesh.vertices, atol=1e-6
+    )
+    colours = shape.visual.vertex_colors if len(faces) else shape.colors
+    np.testing.assert_array_equal(colours[:, :3], mesh.colours)
+    if len(faces):
+      np.testing.assert_array_equal(shape.faces, faces)
 
 
 def read_ply(path):

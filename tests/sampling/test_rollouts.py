@@ -152,13 +152,17 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   config, model, variables, _ = scene
   config = config.copy_and_resolve_references()
   config.sample.scenes, config.sample.frames = 2, 3
-  written = sample_scenes.sample(config, model, variables, str(tmp_path))
+  written, second = sample_scenes.sample(
+    config, model, variables, str(tmp_path)
+  )
+  assert second["mp4"].parent.name == "validation_0001"
   folder = tmp_path / "samples" / "validation_0000"
   names = {p.name for p in folder.iterdir()}
   assert names >= {"turntable.mp4", "turntable.gif", "grid.png", "frames.npz"}
   with np.load(written["npz"]) as arrays:
     before = dict(arrays)
-  assert before["images"].shape == (3, 32, 32, 3)
+  assert before["images"].shape == before["renders"].shape == (3, 32, 32, 3)
+  assert np.abs(before["images"].astype(int) - before["renders"]).max() > 1
   assert before["depth"].shape == before["opacity"].shape == (3, 32, 32)
   np.testing.assert_allclose(before["poses"], POSES[::2], atol=1e-6)
   first = folder / "frames" / "0000.png"
@@ -176,6 +180,43 @@ def test_a_killed_rollout_goes_on(scene, tmp_path):
   assert old.stat().st_mtime_ns == stamp
 
 
+def test_films_show_input_sample_and_render_or_one_of_them(scene, tmp_path):
+  config, model, variables, inputs = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames = 2
+  widths = {"side_by_side": 3, "sample": 1, "render": 1}
+  films = {}
+  for config.sample.film, columns in widths.items():
+    (paths,) = sample_scenes.sample(config, model, variables, str(tmp_path))
+    with Image.open(paths["gif"]) as film:
+      assert film.size == (columns * 256, 256)
+      films[config.sample.film] = np.asarray(film.convert("RGB"), int)
+  # A GIF has few colours; the first frame of each is close to its column.
+  columns = np.split(films["side_by_side"], 3, 1)
+  first = inputs["images"][0, 0].repeat(8, 0).repeat(8, 1).astype(int)
+  expected = [first, films["sample"], films["render"]]
+  for i, column in enumerate(columns):
+    errors = [np.abs(column - other).mean() for other in expected]
+    assert int(np.argmin(errors)) == i and min(errors) < 8, errors
+  config.sample.film = "samples"
+  with pytest.raises(ValueError, match=r"sample\.film is 'samples'"):
+    sample_scenes.sample(config, model, variables, str(tmp_path))
+
+
+def test_points_take_the_colours_of_samples_or_renders(scene, tmp_path):
+  config, model, variables, _ = scene
+  config = config.copy_and_resolve_references()
+  config.sample.frames = 2
+  sizes, contents = set(), set()
+  for config.sample.point_colours in sample_scenes.COLOURS:
+    (paths,) = sample_scenes.sample(
+      config, model, variables, str(tmp_path), export="ply"
+    )
+    contents.add(paths["points"].read_bytes())
+    sizes.add(paths["points"].stat().length)
+  assert len(contents) == 2 and len(sizes) == 1
+
+
 def test_frames_of_other_poses_are_not_taken_for_finished(scene, tmp_path):
   """The path's file keeps its name and changes what it holds."""
   config, model, variables, _ = scene
@@ -185,7 +226,7 @@ def test_frames_of_other_poses_are_not_taken_for_finished(scene, tmp_path):
   drawn = []
   for poses in (POSES[:2], POSES[1:3]):
     np.save(tmp_path / "poses.npy", poses)
-    written = sample_scenes.sample(config, model, variables, str(tmp_path))
+    (written,) = sample_scenes.sample(config, model, variables, str(tmp_path))
     with np.load(written["npz"]) as arrays:
       np.testing.assert_array_equal(arrays["poses"], poses)
       drawn.append(arrays["opacity"])
@@ -199,7 +240,7 @@ def test_trajectories_and_surfaces_are_written_when_asked_for(scene, tmp_path):
   config.sample.mesh_resolution = 24
   config.sample.unconditional = 3
   config.sampler.steps = 3
-  written = sample_scenes.sample(
+  (written,) = sample_scenes.sample(
     config, model, variables, str(tmp_path), export="ply"
   )
   folder = tmp_path / "samples" / "validation_0000"

@@ -226,7 +226,7 @@ def test_pictures_of_a_stage_are_those_that_it_can_draw(
     (diffusion, {"unconditional"}),
   ):
     loaded = pretrained.load(workdir)
-    files = sample_scenes.sample(
+    (files,) = sample_scenes.sample(
       loaded.config, loaded.model, loaded.variables, str(tmp_path)
     )
     assert set(files) == expected
