@@ -197,6 +197,7 @@ def evaluate(command: Command) -> list[str]:
   return [
     f"scores       {path}, {folder}/scores{suffix}.jsonl,"
     f" {folder}/table{suffix}.md",
+    f"report       {command.workdir}/report{suffix}.html",
     f"scored views {folder}/grid{suffix}.png",
   ]
 

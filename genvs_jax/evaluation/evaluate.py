@@ -27,6 +27,8 @@ from genvs_jax.evaluation import report
 from genvs_jax.evaluation import rollout_scores
 from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation import score_files
+from genvs_jax.evaluation import web_page
+from genvs_jax.images import encoding
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import console
 from genvs_jax.runtime import files
@@ -92,9 +94,16 @@ def evaluate(
   suffix = (
     "" if len(work.scenes) == len(work.records) else f"_limit{len(work.scenes)}"
   )
-  return report.write_results(
+  results = report.write_results(
     config, work.scorer, work.store, lines, rollouts, suffix
   )
+  film = work.store.read_film(work.rollout_kind, work.rolled_out)
+  strips = work.store.read_strips(work.scenes)
+  notes = report.notes(results)
+  text = web_page.page(results, notes, lines, strips, film)
+  path = epath.Path(workdir) / f"report{suffix}.html"
+  files.write_whole(path, text.encode())
+  return results
 
 
 def _load(
@@ -191,7 +200,10 @@ def _score_rollouts(
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
     poses = [paths.build_path(config, float(d)) for d in distances]
-    for line in score(inputs, group, np.stack(poses)):
+    for line, film in score(inputs, group, np.stack(poses)):
+      if line["scene"] == work.rolled_out[0]:
+        mp4 = encoding.mp4(film, config.sample.fps)
+        work.store.write_film(kind, line["scene"], mp4)
       work.store.write(kind, line["scene"], line)
 
 

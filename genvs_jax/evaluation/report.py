@@ -101,9 +101,15 @@ def _headlines(rows: summary.Scores) -> dict[str, float | None]:
 
 def table(results: dict[str, Any]) -> str:
   """The scores as a Markdown table, with what they were measured on."""
+  rows = summary.table(results["rows"], results["samples"])
+  return f"{rows}\n\n{notes(results)}"
+
+
+def notes(results: dict[str, Any]) -> str:
+  """What the scores were measured on."""
   inputs = results["input_views"]
   word = "view" if len(inputs) == 1 else "views"
-  notes = [
+  sentences = [
     f"{results['views']} views of {results['scenes']} scenes of split"
     f" {results['split']}, {results['image_size']}x{results['image_size']};"
     f" input {word} {', '.join(map(str, inputs))}; targets:"
@@ -111,24 +117,23 @@ def table(results: dict[str, Any]) -> str:
   ]
   if "frechet" in results:
     frechet = results["frechet"]
-    notes.append(
+    sentences.append(
       f"{frechet['name']} over {frechet['images']} pictures:"
       f" {frechet['flavour']}."
     )
   if "rollouts" in results:
     rollouts = results["rollouts"]
-    notes.append(
+    sentences.append(
       f"3D consistency over rollouts of {rollouts['frames']} frames"
       f" of {rollouts['scenes']} scenes."
     )
   if results["left_out"]:
     metrics = ", ".join(results["left_out"])
-    notes.append(f"Left out, because their weights are missing: {metrics}.")
+    sentences.append(f"Left out, because their weights are missing: {metrics}.")
   truth = results["colour_correlation_truth"]
   if truth is not None:
-    notes.append(f"The truth's colours have {truth:.2f} with the render's.")
-  rows = summary.table(results["rows"], results["samples"])
-  return rows + "\n\n" + " ".join(notes)
+    sentences.append(f"The truth's colours have {truth:.2f} with the render's.")
+  return " ".join(sentences)
 
 
 def _grid(examples: Sequence[dict[str, np.ndarray]]) -> np.ndarray:

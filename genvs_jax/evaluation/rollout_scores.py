@@ -11,8 +11,8 @@ from genvs_jax.evaluation import consistency
 from genvs_jax.geometry import rendering
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
+from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
-from genvs_jax.sampling import view_synthesis
 
 RowScores = dict[str, dict[str, float | None]]
 
@@ -46,8 +46,9 @@ class RolloutScores:
     inputs: Sequence[dict[str, np.ndarray]],
     scenes: Sequence[int],
     poses: np.ndarray,
-  ) -> list[dict[str, Any]]:
-    """A line for `score_files` of each scene, at most `batch` of them.
+  ) -> list[tuple[dict[str, Any], list[np.ndarray]]]:
+    """A line for `score_files` of each scene, at most `batch` of them, and its
+    film.
 
     Args:
       inputs: of `protocol.decode_inputs`.
@@ -56,7 +57,8 @@ class RolloutScores:
 
     Returns:
       lines with the scores by row: reprojection and field_fit in dB (None:
-      not scored) with the coverage of each.
+      not scored) with the coverage of each; films u8 [H,W,3] by frame, of
+      input, sample and render.
     """
     rows = sharding.pad_rows(len(scenes), self._batch)
     stacked = {
@@ -66,20 +68,22 @@ class RolloutScores:
     frames = rollouts.in_path_order(
       self._rollout, self._variables, stacked, poses[rows], self._seed
     )
-    return [
-      {
+    results = []
+    for b, scene in enumerate(scenes):
+      drawn_scene = rollout_files.DrawnScene(
+        frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
+        poses=poses[b],
+        intrinsics=inputs[b]["intrinsics"],
+        inputs=list(inputs[b]["images"]),
+      )
+      line = {
         "scene": scene,
         "frames": len(frames),
         "views_encoded_again": self._rollout.report.encoded_again,
-        "scores": _score(
-          [jax.tree.map(lambda x, b=b: x[b, 0], frame) for frame in frames],
-          poses[b],
-          inputs[b]["intrinsics"],
-          self._options,
-        ),
+        "scores": _score(drawn_scene, self._options),
       }
-      for b, scene in enumerate(scenes)
-    ]
+      results.append((line, drawn_scene.film("side_by_side")))
+    return results
 
 
 def build_rollout_scores(
@@ -106,12 +110,10 @@ def build_rollout_scores(
 
 
 def _score(
-  views: Sequence[view_synthesis.Views],
-  poses: np.ndarray,
-  intrinsics: np.ndarray,
-  options: consistency.FitOptions | None,
+  scene: rollout_files.DrawnScene, options: consistency.FitOptions | None
 ) -> RowScores:
-  """Scores of one scene's frames, which have neither B nor Q."""
+  """Scores of one scene's frames."""
+  views = scene.frames
   opacity = np.stack([f.opacity for f in views])
   weighted = np.stack([f.weighted_depth for f in views])
   depth = rendering.expected_depth(weighted, opacity)
@@ -121,7 +123,7 @@ def _score(
   scores: RowScores = {}
   for row, images in rows.items():
     frames = consistency.Frames(
-      np.stack(images), depth, opacity, np.asarray(poses), intrinsics
+      np.stack(images), depth, opacity, scene.poses, scene.intrinsics
     )
     reprojection = consistency.reprojection(frames)
     scores[row] = {

@@ -20,6 +20,8 @@ from genvs_jax.models import pipeline
 
 _MEAN_IMAGE_SCENES = 100  # training scenes that make the mean image
 _EXAMPLE_VIEWS = 8  # of a scene on the grid
+_STRIP_VIEWS = 6  # of a scene in its strip
+_SHOWN_ROWS = ("render", "sample")
 # Rows whose pictures can be stored, and whose features are compared.
 _PREDICTED_ROWS = ("render", "sample", "sample_mean")
 Rows = dict[str, np.ndarray]
@@ -115,9 +117,12 @@ class SceneScores:
         if row in rows:
           views = scene.views.tolist()
           self._store.write_pictures(row, scene.name, views, rows[row])
+    pictures_of = [scene.images, *(rows[r] for r in _SHOWN_ROWS if r in rows)]
+    some = [images[:_STRIP_VIEWS] for images in pictures_of]
+    self._store.write_strip(scene.scene, scene.inputs["images"], some)
     if scene.scene < score_files.EXAMPLE_SCENES:
       examples = {"truth": scene.images} | {
-        row: rows[row] for row in ("render", "sample") if row in rows
+        row: rows[row] for row in _SHOWN_ROWS if row in rows
       }
       examples = {k: v[:_EXAMPLE_VIEWS] for k, v in examples.items()}
       examples["inputs"] = scene.inputs["images"]

@@ -5,6 +5,7 @@ A folder holds what one checkpoint scored by one protocol:
   settings.json              what the scores depend on
   scenes/000012.json         scores of a scene; .npz features of its pictures
   rollouts_DIGEST/000012.json  consistency scores of a scene
+  strips/000012.jpg          pictures of a scene: inputs; truth, render, sample
   pictures/ROW/ID/000065.png  what was scored, in the layout of pixelNeRF's
                              eval.py, for its calc_metrics.py
   scores.jsonl, table.md     all scenes line by line, and the summary
@@ -99,6 +100,33 @@ class Store:
     for view, image in zip(views, images, strict=True):
       path = folder / f"{view:06d}.png"
       files.write_whole(path, encoding.png(image))
+
+  def write_strip(
+    self, scene: int, inputs: np.ndarray, rows: Sequence[np.ndarray]
+  ) -> None:
+    """Stores some pictures of a scene small: inputs [V,H,W,3] down the first
+    column, rows [T,H,W,3] beside them."""
+    columns = [np.concatenate(list(row), 1) for row in rows]
+    right = np.concatenate(columns, 0)
+    left = np.full((len(right), inputs.shape[2], 3), 255, np.uint8)
+    column = np.concatenate(list(inputs), 0)[: len(left)]
+    left[: len(column)] = column
+    strip = encoding.jpeg(np.concatenate([left, right], 1))
+    files.write_whole(self._path("strips", scene, "jpg"), strip)
+
+  def read_strips(self, scenes: Sequence[int]) -> dict[int, bytes]:
+    """The JPEG pictures of some scenes, of those that have one."""
+    paths = {scene: self._path("strips", scene, "jpg") for scene in scenes}
+    return {k: path.read_bytes() for k, path in paths.items() if path.exists()}
+
+  def write_film(self, kind: str, scene: int, film: bytes) -> None:
+    """Stores the MP4 film of a rollout."""
+    files.write_whole(self._path(kind, scene, "mp4"), film)
+
+  def read_film(self, kind: str, scenes: Sequence[int]) -> bytes | None:
+    """The first film of some rollouts; None if there is none."""
+    paths = [self._path(kind, scene, "mp4") for scene in scenes]
+    return next((p.read_bytes() for p in paths if p.exists()), None)
 
   def write_examples(self, scene: int, arrays: dict[str, np.ndarray]) -> None:
     """Stores pictures of one of the first scenes for the grid."""

@@ -1,4 +1,4 @@
-"""Pictures as the bytes of PNG, GIF and MP4 files; pictures are u8 [H,W,3]."""
+"""Pictures as the bytes of PNG, JPEG, GIF and MP4 files; all u8 [H,W,3]."""
 
 import io
 import pathlib
@@ -16,6 +16,13 @@ def png(image: np.ndarray) -> bytes:
   """One picture."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, format="PNG")
+  return buffer.getvalue()
+
+
+def jpeg(image: np.ndarray) -> bytes:
+  """One picture, smaller than a PNG and not exact."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="JPEG", quality=92)
   return buffer.getvalue()
 
 

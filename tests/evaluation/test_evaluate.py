@@ -219,6 +219,10 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
       assert results[f"{name}_{row}"] == rows[row][name]
   assert -1 <= results["colour_correlation_sample"] <= 1
   assert results["lpips_vgg_render"] is None  # no weights here
+  report = (tmp_path / "report_limit1.html").read_text()
+  # The scene is the best and the worst; the rollout's film is there.
+  assert report.count("data:image/jpeg;base64,") == 2
+  assert report.count("data:video/mp4;base64,") == 1
   # Without field fits the rest is the same.
   config.evaluate.field_fit = False
   again = evaluate.evaluate(config, model, variables, str(tmp_path), limit=1)
