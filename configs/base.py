@@ -315,6 +315,9 @@ def get_config() -> ml_collections.ConfigDict:
   photos.elevation = 20.0  # degrees; these three for a single picture
   photos.distance = 0.0  # world units; 0: that of the training data
   photos.fov = 0.0  # degrees, horizontal; 0: that of SRN, 52
+  # What makes it white: the alpha channel, if there is one; flood fill from
+  # the border; or the package rembg, if it is installed.
+  photos.background = "alpha"  # flood, rembg
 
   # --mode=evaluate. Defaults are the protocol of SRN cars: one view in, all
   # others out.

@@ -82,7 +82,7 @@ _FIELDS_BY_ROLE = {
     sample.frames sample.elevation sample.unconditional sample.trajectories
     sample.point_colours sample.mesh_resolution sample.mesh_level
     photos.fit photos.axes photos.poses photos.scale photos.elevation
-    photos.distance photos.fov
+    photos.distance photos.fov photos.background
     evaluate.split evaluate.input_views evaluate.targets evaluate.spread_views
     evaluate.min_angle evaluate.samples evaluate.baselines evaluate.pictures
   """,

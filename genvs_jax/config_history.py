@@ -43,6 +43,7 @@ ADDED = {
   "rollout.passes": 1,
   "sampler.guide": "",
   "rollout.same_noise": False,
+  "photos.background": "alpha",
   "sample.film": "side_by_side",
   "sample.point_colours": "samples",
   "evaluate.field_fit": True,

@@ -1,5 +1,6 @@
 """What the README shows is run."""
 
+import importlib.util
 import pathlib
 import re
 
@@ -7,6 +8,16 @@ import numpy as np
 from PIL import Image
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_the_page_of_config_fields_is_that_of_base():
+  path = README.parent / "docs" / "config_page.py"
+  spec = importlib.util.spec_from_file_location("config_page", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  assert (path.parent / "config.md").read_text() == module.page(), (
+    "python docs/config_page.py writes it anew"
+  )
 
 
 def examples() -> list[str]:

@@ -36,6 +36,19 @@ class Photo(NamedTuple):
   intrinsics: np.ndarray
 
 
+def scenes(path: str) -> list[str]:
+  """The scenes of a folder or a picture: a folder of pictures without cameras
+  has one for each of them, all else is one."""
+  root = epath.Path(path).expanduser()
+  has_cameras = any((root / name).exists() for name in (*_TRANSFORMS, "rgb"))
+  if has_cameras or not root.is_dir():
+    return [path]
+  pictures = sorted(
+    str(p) for p in root.iterdir() if p.suffix.lower() in SUFFIXES
+  )
+  return pictures or [path]
+
+
 def read(
   path: str, elevation: float, distance: float, fov: float
 ) -> tuple[list[Photo], str, str]:
@@ -59,8 +72,8 @@ def read(
     photos, is_world_to_camera = _from_srn(root)
     return photos, "opencv", POSES[is_world_to_camera]
   raise ValueError(
-    f"{path}: expected {' or '.join(_TRANSFORMS)}, or rgb/, pose/ and"
-    " intrinsics.txt"
+    f"{path}: expected {' or '.join(_TRANSFORMS)}; rgb/, pose/ and"
+    f" intrinsics.txt; or pictures ({', '.join(SUFFIXES)})"
   )
 
 

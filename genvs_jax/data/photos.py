@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from genvs_jax.data import backgrounds
 from genvs_jax.data import photo_files
 from genvs_jax.geometry import camera_paths
 from genvs_jax.images import squares
@@ -43,6 +44,7 @@ def load(
   elevation: float = 0.0,
   distance: float = 0.0,
   fov: float = 0.0,
+  background: str = "alpha",
   views: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
   """Reads pictures as one scene of input views.
@@ -60,6 +62,7 @@ def load(
     elevation: degrees above the horizon, of one picture.
     distance: of its camera from the object, world units, above 0.
     fov: horizontal, in degrees, above 0.
+    background: how it is made white, see `backgrounds.whiten`.
     views: indices of the pictures to take, in the order of their names; all
       by default.
 
@@ -83,6 +86,10 @@ def load(
         f" {len(photos) - 1}"
       )
     photos = [photos[i] for i in views]
+  photos = [
+    photo._replace(image=backgrounds.whiten(photo.image, background))
+    for photo in photos
+  ]
   _warn_of_background(photos, path)
   results = [_prepare(p, size, fit, axes, poses, scale) for p in photos]
   images, camera_poses, intrinsics = (
@@ -108,8 +115,10 @@ def from_picture(
   elevation: float,
   distance: float,
   fov: float,
+  background: str = "alpha",
 ) -> dict[str, np.ndarray]:
   """One picture as a scene of one input view; arguments as of `load`."""
+  image = backgrounds.whiten(image, background)
   photo = photo_files.single(
     epath.Path("the picture"), image, elevation, distance, fov
   )
@@ -204,7 +213,7 @@ def _warn_of_background(photos: list[photo_files.Photo], path: str) -> None:
   if dark:
     logging.warning(
       "%s: the background of %s is not white, as the model knows it: cut the"
-      " object out (an alpha channel will do)",
+      " object out (an alpha channel will do), or try photos.background=flood",
       path,
       ", ".join(dark[:5]),
     )

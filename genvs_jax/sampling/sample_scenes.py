@@ -16,10 +16,8 @@ from absl import logging
 from etils import epath
 
 from genvs_jax import config_fields
-from genvs_jax.data import datasets
-from genvs_jax.data import decoding
 from genvs_jax.data import paths
-from genvs_jax.data import photos
+from genvs_jax.data import photo_files
 from genvs_jax.images import encoding
 from genvs_jax.images import grids
 from genvs_jax.models import pipeline
@@ -30,6 +28,7 @@ from genvs_jax.runtime import sharding
 from genvs_jax.sampling import exports
 from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
+from genvs_jax.sampling import scene_inputs
 from genvs_jax.sampling import view_synthesis
 
 COLOURS = ("samples", "renders")  # of points
@@ -100,10 +99,11 @@ def _load(
 ) -> _Scenes:
   """Input views and the path of each scene."""
   if images:
-    inputs = load_photos(config, model, images)
-    names = [f"photos_{epath.Path(images).stem}"]
+    inputs = scene_inputs.load_photos(config, model, images)
+    scene_paths = photo_files.scenes(images)
+    names = [f"photos_{epath.Path(path).stem}" for path in scene_paths]
   else:
-    inputs = load_inputs(config, model, workdir)
+    inputs = scene_inputs.load_inputs(config, model, workdir)
     names = [f"{config.sample.split}_{i:04d}" for i in inputs["scene"]]
   # Each scene is seen from as far as its first input view.
   distances = np.linalg.norm(inputs["poses"][:, 0, :3, 3], axis=-1)
@@ -271,77 +271,3 @@ def _export(
   paths["mesh"] = folder / f"mesh.{export}"
   exports.save(paths["mesh"], mesh)
   return paths
-
-
-def load_inputs(
-  config: ml_collections.ConfigDict, model: pipeline.Model, workdir: str
-) -> dict[str, np.ndarray]:
-  """The input views of the scenes to draw, as `rollouts` takes them.
-
-  Raises:
-    ValueError: if a scene or a view does not exist.
-  """
-  options = config.sample
-  records = datasets.load_split(config, workdir, options.split)
-  datasets.check_cameras(config, records)
-  scenes = range(options.scene, options.scene + options.scenes)
-  if not scenes or scenes[0] < 0 or scenes[-1] >= len(records):
-    raise ValueError(
-      f"sample.scene is {options.scene} and sample.scenes {options.scenes},"
-      f" expected scenes from 0 to {len(records) - 1} (split {options.split})"
-    )
-  indices = list(options.input_views) or [0]
-  items = []
-  for scene in scenes:
-    views = len(records[scene]["poses"])
-    if min(indices) < 0 or max(indices) >= views:
-      raise ValueError(
-        f"sample.input_views is {tuple(indices)}, expected one or more from 0"
-        f" to {views - 1}"
-      )
-    items.append(
-      decoding.decode_views(
-        records[scene], indices, model.image_size, config.model.resize
-      )
-    )
-  batch = {k: np.stack([item[k] for item in items]) for k in items[0]}
-  return {**batch, "scene": np.array(scenes)}
-
-
-def load_photos(
-  config: ml_collections.ConfigDict, model: pipeline.Model, path: str
-) -> dict[str, np.ndarray]:
-  """Pictures of the user's own, as one scene."""
-  options = dict(config.photos)
-  # The camera of a single picture, where it is not given: that of training.
-  options["distance"] = options["distance"] or photos.training_distance(
-    config.frustum
-  )
-  options["fov"] = options["fov"] or photos.SRN_FOV
-  if not epath.Path(path).expanduser().is_dir():
-    logging.info(
-      "%s is taken to be seen from %.3g degrees above, %.3g away, with a field"
-      " of view of %.3g degrees; photos.elevation, .distance and .fov set that",
-      path,
-      options["elevation"],
-      options["distance"],
-      options["fov"],
-    )
-  views = photos.load(
-    path, size=model.image_size, views=config.sample.input_views, **options
-  )
-  count = len(views["images"])
-  if count > config.model.input_views:
-    logging.warning(
-      "%s gives %d input views, but the model was trained with at most %d:"
-      " choose some with sample.input_views",
-      path,
-      count,
-      config.model.input_views,
-    )
-  datasets.check_principal_point(
-    config, path, views["intrinsics"], (model.image_size, model.image_size)
-  )
-  frustum = config.frustum
-  photos.warn_of_odd_cameras(views["poses"], frustum.near, frustum.far)
-  return {k: v[None] for k, v in views.items()} | {"scene": np.zeros(1, int)}

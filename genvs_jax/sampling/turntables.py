@@ -86,6 +86,7 @@ def draw(
   elevation: float = 20.0,
   distance: float | None = None,
   fov: float | None = None,
+  background: str = "alpha",
   path: Any = "orbit",
   frames: int = 40,
   policy: str | None = None,
@@ -106,6 +107,8 @@ def draw(
     elevation: of its camera, degrees above the horizon.
     distance: of its camera from the object; by default that of training.
     fov: of its camera, horizontal, degrees; by default SRN's, 52.
+    background: how it is made white: "alpha", "flood" or "rembg"; see
+      `backgrounds.whiten`.
     path: "orbit" at the camera's elevation, another name of `sample.path`, or
       poses f32 [F,4,4].
     frames: F.
@@ -122,6 +125,7 @@ def draw(
     "elevation": elevation,
     "distance": distance,
     "fov": photos.SRN_FOV if fov is None else fov,
+    "background": background,
   }
   inputs = _read(images, poses, intrinsics, camera, model.image_size)
   config.sample.frames, config.sample.elevation = frames, elevation

@@ -110,5 +110,6 @@ def from_upload(
     elevation=elevation,
     distance=config.photos.distance or photos.training_distance(config.frustum),
     fov=config.photos.fov or photos.SRN_FOV,
+    background=config.photos.background,
   )
   return {**views, "scene": np.array(0)}

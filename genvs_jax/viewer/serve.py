@@ -9,7 +9,7 @@ import ml_collections
 from absl import logging
 
 from genvs_jax.models import pipeline
-from genvs_jax.sampling import sample_scenes
+from genvs_jax.sampling import scene_inputs
 from genvs_jax.viewer import drawing
 from genvs_jax.viewer import page
 from genvs_jax.viewer import scenes
@@ -52,7 +52,7 @@ def open_page(
   scene = drawing.build_drawing(config, model, variables)
   inputs = None
   if images:
-    views = sample_scenes.load_photos(config, model, images)
+    views = scene_inputs.load_photos(config, model, images)
     inputs = {key: value[0] for key, value in views.items()}
   choice = scenes.build_scenes(config, model, workdir)
   with contextlib.redirect_stdout(io.StringIO()):  # its banner

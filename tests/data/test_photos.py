@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from absl import logging
 from PIL import Image
 
 from configs import debug
+from genvs_jax.data import backgrounds
 from genvs_jax.data import photos
 from genvs_jax.geometry import camera_paths
 from genvs_jax.models import builders
-from genvs_jax.sampling import sample_scenes
+from genvs_jax.sampling import scene_inputs
 
 SIZE = 32
 POSES = np.asarray(camera_paths.orbit(3, 20.0, 1.3))
@@ -173,7 +176,7 @@ def test_what_cannot_be_understood_is_named(tmp_path):
 
   refused("there is no such folder")
   (tmp_path / "scene").mkdir()
-  refused("expected transforms.json or transforms_train.json, or rgb/")
+  refused("expected transforms.json or transforms_train.json; rgb/")
   refused("photos.axes is 'blender', expected one of auto", axes="blender")
   path = tmp_path / "scene" / "transforms.json"
   path.write_text("{")
@@ -247,7 +250,7 @@ def test_the_config_chooses_among_them_too(tmp_path):
   srn(tmp_path / "scene")
   config = debug.get_config()
   config.sample.input_views = (2,)
-  inputs = sample_scenes.load_photos(
+  inputs = scene_inputs.load_photos(
     config, builders.build_model(config), str(tmp_path / "scene")
   )
   assert inputs["images"].shape[:2] == (1, 1)
@@ -270,12 +273,55 @@ def test_a_picture_alone_has_the_camera_of_training(tmp_path, caplog):
   config = debug.get_config()
   model = builders.build_model(config)
   with caplog.at_level("INFO"):
-    inputs = sample_scenes.load_photos(config, model, str(tmp_path / "one.png"))
+    inputs = scene_inputs.load_photos(config, model, str(tmp_path / "one.png"))
   position = inputs["poses"][0, 0, :3, 3]
   assert np.linalg.norm(position) == pytest.approx(1.3)
   assert position[2] / 1.3 == pytest.approx(math.sin(math.radians(20)))
   assert inputs["intrinsics"][0, 0] == pytest.approx(525 / 512 * 32, rel=1e-4)
   assert "20 degrees above, 1.3 away" in caplog.text
+
+
+def test_pictures_without_cameras_are_scenes_of_their_own(tmp_path):
+  for name, size in (("b.png", (48, 48)), ("a.jpg", (64, 40))):
+    picture().resize(size).convert("RGB").save(tmp_path / name)
+  (tmp_path / "notes.txt").write_text("no picture")
+  config = debug.get_config()
+  model = builders.build_model(config)
+  inputs = scene_inputs.load_photos(config, model, str(tmp_path))
+  assert inputs["images"].shape == (2, 1, 32, 32, 3)
+  assert inputs["scene"].tolist() == [0, 1]
+  for i, name in enumerate(("a.jpg", "b.png")):
+    alone = scene_inputs.load_photos(config, model, str(tmp_path / name))
+    for key in ("images", "poses", "intrinsics"):
+      np.testing.assert_array_equal(inputs[key][i], alone[key][0])
+
+
+def test_flood_fill_whitens_what_is_connected_with_the_border():
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(110, 131, (40, 40, 3)).astype(np.uint8)  # grey, noisy
+  pixels[10:30, 10:30] = (200, 20, 20)  # an object,
+  pixels[15:20, 15:20] = 120  # with a grey spot of its own
+  white = np.array(backgrounds.whiten(Image.fromarray(pixels), "flood"))
+  expected = np.full((40, 40, 3), 255)
+  expected[10:30, 10:30] = pixels[10:30, 10:30]
+  np.testing.assert_array_equal(white, expected)
+  plain = backgrounds.whiten(Image.fromarray(pixels), "alpha")
+  np.testing.assert_array_equal(np.array(plain), pixels)
+
+
+def test_other_backgrounds_are_refused(monkeypatch):
+  image = Image.new("RGB", (8, 8))
+  with pytest.raises(ValueError, match=r"photos\.background is 'none'"):
+    backgrounds.whiten(image, "none")
+  monkeypatch.setitem(sys.modules, "rembg", None)
+  with pytest.raises(ValueError, match="not installed: pip install"):
+    backgrounds.whiten(image, "rembg")
+  monkeypatch.setitem(
+    sys.modules,
+    "rembg",
+    types.SimpleNamespace(remove=lambda x: Image.new("RGBA", x.size)),
+  )
+  assert np.array(backgrounds.whiten(image, "rembg")).min() == 255
 
 
 def test_backgrounds_that_are_not_white_are_warned_of(tmp_path, warnings):

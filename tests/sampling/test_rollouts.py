@@ -17,6 +17,7 @@ from genvs_jax.sampling import policies
 from genvs_jax.sampling import rollout_files
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import sample_scenes
+from genvs_jax.sampling import scene_inputs
 from genvs_jax.sampling import view_synthesis
 
 POSES = np.asarray(camera_paths.orbit(6, 30.0, 1.3))
@@ -302,10 +303,10 @@ def test_scenes_and_views_that_are_not_there_are_named(scene):
   config = config.copy_and_resolve_references()
   config.sample.scene = 99
   with pytest.raises(ValueError, match="expected scenes from 0 to 2"):
-    sample_scenes.load_inputs(config, model, "")
+    scene_inputs.load_inputs(config, model, "")
   config.sample.scene, config.sample.input_views = 0, (0, 8)
   with pytest.raises(ValueError, match=r"\(0, 8\), expected one or more from"):
-    sample_scenes.load_inputs(config, model, "")
+    scene_inputs.load_inputs(config, model, "")
 
 
 def test_nothing_that_was_drawn_is_deleted(scene, tmp_path):
