@@ -6,7 +6,7 @@
 The first command draws validation scenes of a trained model with every sampler
 and prints a table; it goes on where it was stopped. The second draws a plot of
 what the first has written (`pip install -e '.[plots]'`). A sampler that cannot
-take just so many evaluations takes as many as it can: Heun's method needs
+take exactly that many evaluations takes as many as it can: Heun's method needs
 2 steps - 1.
 
 Scores are means over views of one sample each. Sharpness is the mean gradient

@@ -10,7 +10,7 @@ waiting for data, by placing it on the devices, by writing metrics, by saving.
 Validation and drawing pause training and count apart; the first step, which
 compiles, and the last save do not count.
 
-With `--stub` a step takes just so many seconds in place of its work, which
+With `--stub` a step takes exactly that many seconds in place of its work, which
 shows what batches the data pipeline can keep up with. The dataset is prepared
 if it is missing.
 """

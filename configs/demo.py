@@ -38,7 +38,7 @@ def get_config():
   config.rendering.rays_per_chunk = 0
 
   # A few thousand small steps instead of half a million, at high rates. The
-  # renderer comes first and stands still while the denoiser learns what it
+  # renderer comes first and is frozen while the denoiser learns what it
   # lacks, from features of unit variance, and with its camera's rays.
   config.train.render_steps = 2_500
   config.train.steps = 3_000

@@ -294,8 +294,8 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
   """
   if flatten(config)["data.source"] and "data.url" in overrides:
     raise ValueError(
-      "data.url has no effect beside data.source, which is at hand: leave one"
-      " of them out"
+      "data.url has no effect beside data.source, which is a local path: leave"
+      " one of them out"
     )
   for field in overrides:
     if not acts(config, field):

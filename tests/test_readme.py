@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""What README and docs show is run."""
 
 import importlib.util
 import pathlib
@@ -20,20 +20,21 @@ def test_the_page_of_config_fields_is_that_of_base():
   )
 
 
-def examples() -> list[str]:
-  return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+def example(path: pathlib.Path) -> str:
+  (code,) = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+  return code
 
 
 def test_three_lines_end_in_a_film(trained_workdir, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Image.new("RGB", (64, 64), "white").save("car.png")
-  code, _ = examples()
+  code = example(README)
   exec(code.replace("/data/runs/cars64", trained_workdir), {})
   assert pathlib.Path("car.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
-  _, code = examples()
+  code = example(README.parent / "docs" / "python.md")
   names: dict = {}
   exec(code.replace("/data/runs/cars64", trained_workdir), names)
   size = names["size"]
@@ -44,3 +45,10 @@ def test_the_python_example_runs_on_a_checkpoint(trained_workdir):
   assert 0 <= views.sample.min() <= views.sample.max() <= 1
   features = names["features"]
   assert np.isfinite(features).all() and features.shape[1:3] == (size, size)
+
+
+def test_the_readme_is_short_and_points_to_pages_that_are_there():
+  text = README.read_text()
+  assert len(text.splitlines()) <= 200
+  for page in set(re.findall(r"docs/[\w.]+\.(?:md|png)", text)):
+    assert (README.parent / page).exists(), page

@@ -15,7 +15,7 @@ def enable(folder: str, gib: float) -> None:
 
   Args:
     folder: for the programs; "auto" for the user's cache folder, "" for none.
-    gib: at most so many GiB, of which the least recently used are deleted.
+    gib: the most that they may take; the least recently used are deleted.
   """
   if not folder or "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return

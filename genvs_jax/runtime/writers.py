@@ -20,7 +20,7 @@ from genvs_jax.runtime import files
 
 METRICS_FILE = "metrics.jsonl"
 # Of a workdir in a bucket: a file is uploaded again when it has grown by this
-# share or has waited for so many seconds, and events go on in another file when
+# share or has waited for this many seconds, and events go on in another file when
 # theirs has become so large.
 _GROWTH, _LONGEST_WAIT = 1 / 8, 600.0
 _SEGMENT_BYTES = 1 << 22
@@ -114,7 +114,7 @@ class Writer:
         self._uploaded[path.name] = (size, now)
 
   def _start_new_segment(self) -> None:
-    """Events go on in another file where the one at hand has become large: a
+    """Events go on in another file where the present one has become large: a
     file that does not change any more is not uploaded again."""
     name = f"*.{self._segment}"
     sizes = [p.stat().length for p in epath.Path(self._local).glob(name)]

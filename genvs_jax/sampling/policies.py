@@ -53,7 +53,7 @@ def reference(views: int, random_views: int) -> ChooseViews:
 
   Args:
     views: k.
-    random_views: at most so many frames before the last one.
+    random_views: most frames before the last one.
   """
 
   def choose(poses, inputs, target, rng):

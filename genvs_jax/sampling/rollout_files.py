@@ -1,8 +1,8 @@
 """The files of a rollout: frames as they are drawn, then films and grids.
 
 A scene's folder holds frames/0000.png and .npz, turntable.mp4 and .gif,
-grid.png, frames.npz with poses, depth and opacity, and what was asked for
-besides: trajectory_0000.mp4 and .png, points.ply and mesh.ply.
+grid.png, frames.npz with poses, depth and opacity, and, if asked for,
+trajectory_0000.mp4 and .png, points.ply and mesh.ply (or .glb).
 """
 
 import dataclasses
