@@ -129,7 +129,7 @@ def apart(
 ) -> dict:
   """What a function returns in a process of its own.
 
-  If it fails, of too little memory or otherwise, {"error": first line of the error}.
+  If it fails, {"error": first line of the error}.
 
   Raises:
     TimeoutError: if it was stopped after `limit` seconds.

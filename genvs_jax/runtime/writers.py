@@ -20,8 +20,8 @@ from genvs_jax.runtime import files
 
 METRICS_FILE = "metrics.jsonl"
 # Of a workdir in a bucket: a file is uploaded again when it has grown by this
-# share or has waited for this many seconds, and events go on in another file when
-# theirs has become so large.
+# share or has waited for this many seconds, and events go on in another file
+# when theirs has become this large.
 _GROWTH, _LONGEST_WAIT = 1 / 8, 600.0
 _SEGMENT_BYTES = 1 << 22
 
