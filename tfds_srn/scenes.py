@@ -29,7 +29,7 @@ class BadScenesError(ValueError):
     self.problems = problems
     lines = "\n".join(f"  {p}" for p in problems)
     super().__init__(
-      f"{len(problems)} problem(s) in the scenes:\n{lines}\nCorrect the files, or"
+      f"{len(problems)} problem(s) in the scenes:\n{lines}\nCorrect them, or"
       " leave these scenes out with --skip_bad_scenes."
     )
 
