@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 
@@ -333,3 +334,11 @@ def test_a_part_whose_description_is_cut_short_is_fetched_anew(tmp_path):
     fetched = download.fetch(f"{address}/cars.zip", downloads)
     assert handler.requests[-1] is None  # from its beginning
   assert fetched.read_bytes() == b"x" * 500_000
+
+
+def test_a_builder_leaves_no_temporary_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+  (tmp_path / "tmp").mkdir()
+  builder = tfds_srn.Builder(config="cars", data_dir=tmp_path / "data")
+  assert not builder.is_prepared()
+  assert list((tmp_path / "tmp").iterdir()) == []
