@@ -60,6 +60,10 @@ _EXPORT = flags.DEFINE_enum(
 )
 _HOST = flags.DEFINE_string("host", "localhost", "view: who can open the page.")
 _PORT = flags.DEFINE_integer("port", 8080, "view: of the page.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "compile: such as v5e:2x4.")
+_LARGEST = flags.DEFINE_bool(
+  "largest_batch", False, "compile: also find the largest batch that fits."
+)
 _SOURCE = flags.DEFINE_string(
   "source", None, "convert: file, workdir, metrics."
 )
@@ -100,21 +104,15 @@ def _run() -> list[str]:
   missing = [f"--{name}" for name in names if not values[name]]
   if missing:
     raise ValueError(f"{' and '.join(missing)} must be given")
+  fields = {k: v for k, v in values.items() if k in modes.Command._fields}
   command = modes.Command(
-    config=_CONFIG.value,
-    config_file=console.flag_value("config"),
-    overrides=_overrides(),
-    workdir=os.path.expanduser(_WORKDIR.value or ""),
-    checkpoint=_CHECKPOINT.value,
-    step=_STEP.value,
-    skip_bad_scenes=_SKIP_BAD_SCENES.value,
-    rebuild=_REBUILD.value,
-    images=_IMAGES.value,
-    limit=_LIMIT.value,
-    export=_EXPORT.value,
-    host=_HOST.value,
-    port=_PORT.value,
-    started=time.monotonic(),
+    **{
+      **fields,
+      "config_file": console.flag_value("config"),
+      "overrides": _overrides(),
+      "workdir": os.path.expanduser(_WORKDIR.value or ""),
+      "started": time.monotonic(),
+    }
   )
   if _MODE.value == "convert":
     from genvs_jax.convert import command as convert  # noqa: PLC0415

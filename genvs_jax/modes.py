@@ -34,6 +34,8 @@ class Command(NamedTuple):
     export: sample: "ply", "glb" or "".
     host: view: to listen on.
     port: view: to listen on.
+    topology: compile: of the devices.
+    largest_batch: compile: find the largest batch that fits, too.
     started: `time.monotonic()` at the start.
   """
 
@@ -50,6 +52,8 @@ class Command(NamedTuple):
   export: str
   host: str
   port: int
+  topology: str
+  largest_batch: bool
   started: float
 
 
@@ -63,7 +67,7 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
     command, names = _of_checkpoint(command, names)
   config = command.config
   config_fields.check_overrides(config, command.overrides)
-  if not {"prepare", "train"} & set(names):
+  if not {"prepare", "train", "compile"} & set(names):
     config_fields.check_training_overrides(command.overrides)
   compilation_cache.enable(
     config.compilation_cache, config.compilation_cache_gib
@@ -75,8 +79,8 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
   """Flags that a mode cannot do without: a checkpoint brings its config."""
   if mode == "convert":
     return ["source"]
-  if mode == "prepare":
-    return ["config"]
+  if mode in ("prepare", "compile"):
+    return ["config"] + ["topology"] * (mode == "compile")
   is_enough = mode in ("evaluate", "sample", "view") and checkpoint
   return ["checkpoint"] if is_enough else ["config", "workdir"]
 
@@ -245,6 +249,15 @@ def view(command: Command) -> list[str]:
   return ["the viewer is closed"]
 
 
+def compile_programs(command: Command) -> list[str]:
+  """Compiles for devices that are not here."""
+  from genvs_jax.aot import report  # noqa: PLC0415
+
+  return report.run(
+    command.config, command.topology, command.workdir, command.largest_batch
+  )
+
+
 def _load(command: Command):
   """The checkpoint to use, and the config that it is used with."""
   from genvs_jax.checkpointing import autoguidance  # noqa: PLC0415
@@ -279,4 +292,5 @@ MODES = {
   "evaluate": evaluate,
   "sample": sample,
   "view": view,
+  "compile": compile_programs,
 }

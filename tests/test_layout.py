@@ -24,6 +24,7 @@ FLOORS = (
   ("sampling",),
   ("checkpointing",),
   ("training", "evaluation", "viewer"),
+  ("aot",),
   ("convert", "modes"),
 )
 MOST_MODULES = 12  # in a folder, its __init__ aside

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -32,13 +33,17 @@ def make_mesh(
 ) -> Mesh:
   """A mesh of all devices (or the given ones).
 
+  Of several TPU slices each holds whole copies of the state: what its shards
+  exchange, in every step, stays on the fast links inside of a slice.
+
   Args:
     devices: to use.
     replicas: copies of the state, 0 for as many as there is room for.
     shards: devices that share a copy.
 
   Raises:
-    ValueError: unless replicas times shards is the number of devices.
+    ValueError: unless replicas times shards is the number of devices, and
+      every slice has room for a whole number of copies.
   """
   devices = list(devices or jax.devices())
   replicas = replicas or max(len(devices) // max(shards, 1), 1)
@@ -47,12 +52,22 @@ def make_mesh(
       f"mesh.replicas is {replicas} and mesh.shards {shards}, expected their"
       f" product to be the number of devices, {len(devices)}"
     )
-  return jax.make_mesh(
-    (replicas, shards),
-    (_REPLICAS, _SHARDS),
-    axis_types=(AxisType.Auto, AxisType.Auto),
-    devices=devices,
+  axes: dict[str, Any] = {
+    "axis_names": (_REPLICAS, _SHARDS),
+    "axis_types": (AxisType.Auto, AxisType.Auto),
+  }
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh((replicas, shards), devices=devices, **axes)
+  if replicas % slices:
+    raise ValueError(
+      f"mesh.shards is {shards}, more than the {len(devices) // slices} devices"
+      f" of each of {slices} slices: expected a divisor of their number"
+    )
+  grid = mesh_utils.create_hybrid_device_mesh(
+    (replicas // slices, shards), (slices, 1), devices
   )
+  return Mesh(grid, **axes)
 
 
 def make_local_mesh(count: int) -> Mesh:

@@ -13,6 +13,21 @@ from genvs_jax.runtime import sharding
 from genvs_jax.training import train_step
 
 
+def lower(
+  traced: jax.stages.Traced, mesh: jax.sharding.Mesh
+) -> jax.stages.Lowered:
+  """A program for the devices of a mesh, which may not be here.
+
+  Args:
+    traced: the program.
+    mesh: the devices.
+  """
+  platform = mesh.devices.flat[0].platform
+  # That of devices that are here may have another name there (gpu and cuda).
+  is_here = platform == jax.default_backend()
+  return traced.lower(lowering_platforms=None if is_here else (platform,))
+
+
 def compile_step(
   config: ml_collections.ConfigDict,
   model: pipeline.Model,
@@ -40,7 +55,7 @@ def compile_step(
   # Traced once, for both: operations are counted before XLA rewrites them.
   traced = step.trace(state, builders.batch_spec(config))
   operations = flops.count(traced.jaxpr)
-  compiled = traced.lower().compile()
+  compiled = lower(traced, mesh).compile()
   logging.info(
     "a step takes %.3g TFLOP and %.2f GiB on each device",
     operations / 1e12,

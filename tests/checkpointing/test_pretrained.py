@@ -109,6 +109,8 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
     export="",
     host="localhost",
     port=0,
+    topology="",
+    largest_batch=False,
     started=0.0,
   )
   dataset, *_, film, _ = modes.run(command, ("sample",))

@@ -1,5 +1,7 @@
 """Devices: what is reported, and how batches are spread."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -69,3 +71,9 @@ def test_local_meshes_take_a_part_of_the_devices(monkeypatch, count, devices):
   assert mesh.size == devices
   placed = jax.device_put(np.arange(count), sharding.split_batch(mesh))
   assert len(placed.addressable_shards) == devices
+
+
+def test_shards_stay_inside_of_a_slice():
+  devices = [types.SimpleNamespace(slice_index=i // 4) for i in range(8)]
+  with pytest.raises(ValueError, match="more than the 4 devices of each of 2"):
+    sharding.make_mesh(devices, shards=8)

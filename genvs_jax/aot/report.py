@@ -1,0 +1,223 @@
+"""`--mode=compile`: the programs of a run, compiled for a TPU slice.
+
+Says what each device holds, what is sent, which buffers are large and how they
+are laid out; nothing runs.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import logging
+from etils import epath
+
+from genvs_jax.aot import program_text
+from genvs_jax.aot import topologies
+from genvs_jax.checkpointing import checkpoints
+from genvs_jax.models import builders
+from genvs_jax.runtime import files
+from genvs_jax.runtime import memory
+from genvs_jax.runtime import sharding
+from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import compilation
+from genvs_jax.training import startup
+
+_GIB = 2**30
+FILE = "compile.json"
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  topology_name: str,
+  workdir: str,
+  finds_largest: bool,
+) -> list[str]:
+  """Compiles the train step and the frame program; the lines to print.
+
+  Args:
+    config: see `configs/base.py`.
+    topology_name: see `topologies.load`.
+    workdir: that receives compile.json; "" for none.
+    finds_largest: also find the largest batch whose step fits, by bisection.
+
+  Raises:
+    ValueError: for a topology that is not known, or a batch that it cannot
+      share.
+  """
+  topology = topologies.load(topology_name)
+  # A slice each has a whole copy: what is sent often stays inside of it.
+  mesh = sharding.make_mesh(
+    topology.devices,
+    replicas=config.mesh.replicas,
+    shards=config.mesh.shards,
+  )
+  sharding.check_batch_size(
+    config.train.batch_size, config.train.accumulation, mesh
+  )
+  result: dict[str, Any] = {
+    "topology": topology.name,
+    "devices": len(topology.devices),
+    "memory_bytes": topology.memory,
+    "batch_size": config.train.batch_size,
+  }
+  for name, build in (("step", _step), ("frame", _frame)):
+    logging.info("compiling the %s program for %s", name, topology.name)
+    compile_program = functools.partial(build, config, mesh)
+    result[name] = _measured(compile_program, topology.memory)
+  if finds_largest:
+    result["largest_batch_size"] = largest_batch(config, mesh, topology.memory)
+  lines = _lines(result)
+  if workdir:
+    path = epath.Path(workdir) / FILE
+    files.write_whole(path, f"{json.dumps(result, indent=1)}\n".encode())
+    lines.append(f"all of it    {path}")
+  return lines
+
+
+def _step(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
+  """The train step, by the code that a run starts with."""
+  model = builders.build_model(config)
+  state = jax.eval_shape(lambda: startup.init_state(config, model))
+  state = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
+  compiled, _ = compilation.compile_step(config, model, mesh, state)
+  return compiled
+
+
+def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
+  """A view of a scene on each device, from pictures to a picture."""
+  model = builders.build_model(config)
+  count, size = mesh.size, model.image_size
+  views = config.model.input_views
+  parts = builders.parts_of(config.objective.name)
+  variables = jax.eval_shape(
+    lambda: builders.init_variables(model, jax.random.key(0), parts)
+  )
+  arguments = (
+    {
+      "images": jax.ShapeDtypeStruct((count, views, size, size, 3), jnp.uint8),
+      "poses": jax.ShapeDtypeStruct((count, views, 4, 4), jnp.float32),
+      "intrinsics": jax.ShapeDtypeStruct((count, 4), jnp.float32),
+    },
+    jax.ShapeDtypeStruct((count, 1, 4, 4), jnp.float32),
+    jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (count, 1))),
+  )
+  everywhere, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+  draw = view_synthesis.build_draw(config, model, parts)
+  traced = jax.jit(draw, in_shardings=(everywhere, split, split, split)).trace(
+    variables, *arguments
+  )
+  return compilation.lower(traced, mesh).compile()
+
+
+def _measured(
+  compile_program: Callable[[], jax.stages.Compiled], limit: int
+) -> dict[str, Any]:
+  """What a program takes, or why it does not fit."""
+  begun = time.perf_counter()
+  try:
+    compiled = compile_program()
+  # The compiler's own word for a program that does not fit.
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    seconds = time.perf_counter() - begun
+    return {"fits": False, "compile_seconds": round(seconds, 1)}
+  seconds = time.perf_counter() - begun
+  analysis: Any = compiled.memory_analysis()
+  text = compiled.as_text() or ""
+  costs = compiled.cost_analysis() or {}
+  total = memory.of_program(compiled) + analysis.generated_code_size_in_bytes
+  return {
+    "fits": total <= limit,
+    "compile_seconds": round(seconds, 1),
+    "bytes_per_device": {
+      "total": total,
+      "arguments": analysis.argument_size_in_bytes,
+      "outputs": analysis.output_size_in_bytes,
+      "aliased": analysis.alias_size_in_bytes,
+      "temporaries": analysis.temp_size_in_bytes,
+      "code": analysis.generated_code_size_in_bytes,
+    },
+    "operations_per_device": costs.get("flops"),
+    "bytes_accessed_per_device": costs.get("bytes accessed"),
+    "collectives_per_device": program_text.collectives(text),
+    "largest_buffers": program_text.largest_buffers(text),
+  }
+
+
+def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
+  """The largest batch of all devices whose step fits, by bisection.
+
+  Args:
+    config: whose other fields hold.
+    mesh: the devices.
+    limit: bytes of each.
+  """
+  unit = mesh.size * config.train.accumulation
+
+  def fits(units: int) -> bool:
+    changed = config.copy_and_resolve_references()
+    changed.train.batch_size = units * unit
+    logging.info("trying a batch of %d", units * unit)
+    return _measured(lambda: _step(changed, mesh), limit)["fits"]
+
+  low, high = 0, 1  # low fits, high does not
+  while fits(high):
+    low, high = high, 2 * high
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if fits(middle) else (low, middle)
+  return low * unit
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+  lines = [
+    f"topology     {result['topology']}, {result['devices']} devices of"
+    f" {result['memory_bytes'] / _GIB:.0f} GiB"
+  ]
+  for name in ("step", "frame"):
+    lines += _program_lines(name, result[name], result)
+  if "largest_batch_size" in result:
+    lines.append(f"largest      batch of {result['largest_batch_size']} fits")
+  return lines
+
+
+def _program_lines(name: str, program: dict, result: dict) -> list[str]:
+  """What is said of one program."""
+  took = f"compiled in {program['compile_seconds']:.0f} s"
+  change = (
+    f"batch {result['batch_size']} does not fit: lower train.batch_size, raise"
+    " mesh.shards or train.accumulation, or set model.denoiser.remat"
+  )
+  if "bytes_per_device" not in program:
+    return [f"{name:12s} {took}; {change}"]
+  size = {k: v / _GIB for k, v in program["bytes_per_device"].items()}
+  lines = [
+    f"{name:12s} {took}; {size['total']:.2f} GiB on each device: arguments"
+    f" {size['arguments']:.2f}, outputs {size['outputs']:.2f} (of which"
+    f" {size['aliased']:.2f} in place), temporaries {size['temporaries']:.2f}"
+  ]
+  if not program["fits"]:
+    lines.append(f"             {change}")
+  if program["operations_per_device"]:
+    accessed = program["bytes_accessed_per_device"] or 0
+    lines.append(
+      f"             {program['operations_per_device'] / 1e12:.3g} TFLOP and"
+      f" {accessed / 1e9:.3g} GB of accesses, as XLA counts"
+    )
+  for kind, row in program["collectives_per_device"].items():
+    lines.append(
+      f"             {row['count']} {kind}, {row['bytes'] / 1e6:.4g} MB"
+    )
+  lines.append(f"  {'MiB':>9s} {'with padding':>12s}  largest buffers")
+  for row in program["largest_buffers"]:
+    lines.append(
+      f"  {row['bytes'] / 2**20:9.1f} {row['padded_bytes'] / 2**20:12.1f}"
+      f"  {row['array']}{row['layout']} {row['source'][-60:]}"
+    )
+  return lines
