@@ -31,7 +31,7 @@ def get_config():
 
   config.train.one_view_steps = 4_500
   config.train.render_steps = 2_000
-  config.train.steps = 16_000
+  config.train.steps = 6_000
   config.train.batch_size = 8
   config.train.target_views = 1
   config.checkpoint.every = 500

@@ -27,6 +27,8 @@ from genvs_jax.runtime import messages
 # Mean of a picture's border, 0 to 255, below which it is no white background.
 _MIN_WHITE = 230
 FITS = ("pad", "crop")
+# Of the picture's width: intrinsics that differ by less are one camera's.
+_SAME_CAMERA = 1e-3
 # Of SRN's cameras: 256 pixels on either side at a focal length of 525, and how
 # far they stand from a car, world units.
 SRN_FOV = math.degrees(2 * math.atan(256 / 525))
@@ -67,7 +69,8 @@ def load(
       by default.
 
   Returns:
-    images u8 [V,size,size,3], poses f32 [V,4,4] and intrinsics f32 [4].
+    images u8 [V,size,size,3], poses f32 [V,4,4] and intrinsics f32 [4], or
+    [V,4] if the pictures differ in theirs.
 
   Raises:
     ValueError: for a file that cannot be understood; it is named.
@@ -95,11 +98,7 @@ def load(
   images, camera_poses, intrinsics = (
     np.stack(x) for x in zip(*results, strict=True)
   )
-  if np.ptp(intrinsics, 0).max() > 0.01 * size:
-    raise ValueError(
-      f"{path}: its pictures have different intrinsics, expected one camera"
-    )
-  return {"images": images, "poses": camera_poses, "intrinsics": intrinsics[0]}
+  return _scene(images, camera_poses, intrinsics)
 
 
 def training_distance(frustum: ml_collections.ConfigDict) -> float:
@@ -133,7 +132,7 @@ def from_pictures(
   Args:
     images: V of them, of one size.
     poses: [V,4,4] OpenCV camera-to-world.
-    intrinsics: [4] in pixels of the pictures.
+    intrinsics: [4] in pixels of the pictures, or [V,4].
     size: H = W of the result in pixels.
 
   Raises:
@@ -144,12 +143,13 @@ def from_pictures(
       f"{len(images)} pictures came with {len(poses)} poses, expected a pose"
       " for each and the intrinsics of all"
     )
-  path, intrinsics = epath.Path("the pictures"), np.asarray(intrinsics)
+  path = epath.Path("the pictures")
+  each = np.broadcast_to(np.asarray(intrinsics), (len(images), 4))
   photos = [
     photo_files.Photo(
-      path, image, photo_files.parse_pose(np.ravel(pose), path), intrinsics
+      path, image, photo_files.parse_pose(np.ravel(pose), path), camera
     )
-    for image, pose in zip(images, poses, strict=True)
+    for image, pose, camera in zip(images, poses, each, strict=True)
   ]
   return _as_scene(photos, size)
 
@@ -162,8 +162,17 @@ def _as_scene(
   results = [
     _prepare(p, size, "pad", "opencv", "camera_to_world", 1.0) for p in photos
   ]
-  images, poses, intrinsics = (np.stack(x) for x in zip(*results, strict=True))
-  return {"images": images, "poses": poses, "intrinsics": intrinsics[0]}
+  return _scene(*(np.stack(x) for x in zip(*results, strict=True)))
+
+
+def _scene(images, poses, intrinsics) -> dict[str, np.ndarray]:
+  """Views of one camera share its intrinsics [4]; others have their own."""
+  is_one = np.ptp(intrinsics, 0).max() <= _SAME_CAMERA * images.shape[1]
+  return {
+    "images": images,
+    "poses": poses,
+    "intrinsics": intrinsics[0] if is_one else intrinsics,
+  }
 
 
 def warn_of_odd_cameras(poses: np.ndarray, near: float, far: float) -> None:

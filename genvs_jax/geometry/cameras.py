@@ -17,12 +17,14 @@ outermost voxels (True) or their outer faces (False).
 
 import dataclasses
 from typing import ClassVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
+AnyArray = TypeVar("AnyArray", jax.Array, np.ndarray)  # of one kind
 _HIGHEST = jax.lax.Precision.HIGHEST
 # World units: depths nearer to the camera's own plane than this are taken for
 # it, where a division would magnify every rounding.
@@ -40,6 +42,12 @@ def pixel_centres(height: int, width: int) -> jax.Array:
 def scale_intrinsics(intrinsics: jax.Array, factor: float) -> jax.Array:
   """Intrinsics [..,4] of the same camera, its image `factor` times as wide."""
   return intrinsics * factor
+
+
+def by_view(intrinsics: AnyArray) -> AnyArray:
+  """Intrinsics [B,4] that all views of a scene share as [B,1,4], those of each
+  view [B,V,4] as they are: both broadcast against [B,V,4]."""
+  return intrinsics[:, None] if intrinsics.ndim == 2 else intrinsics
 
 
 def pixel_rays(

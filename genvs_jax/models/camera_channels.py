@@ -5,6 +5,8 @@ Rays tell where the camera is and which way each pixel looks; depth and opacity
 tell a surface from fog, which features alone leave open.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -44,6 +46,18 @@ def of_render(
   return images
 
 
+def target_intrinsics(inputs: Any) -> jax.Array:
+  """Those of the views to draw, [B,Q,4], or [B,1,4] for all of them.
+
+  Args:
+    inputs: `pipeline.InputViews`.
+  """
+  # A path is drawn with the lens of the picture that it starts from.
+  if inputs.drawn_with is None:
+    return cameras.by_view(inputs.intrinsics)[:, :1]
+  return cameras.by_view(inputs.drawn_with)
+
+
 def of_camera(
   names: tuple[str, ...], poses: jax.Array, intrinsics: jax.Array, size: int
 ) -> list[jax.Array]:
@@ -52,7 +66,7 @@ def of_camera(
   Args:
     names: of `CHANNELS`.
     poses: [B,Q,4,4] camera-to-world.
-    intrinsics: [B,4] pixels of an image of `size`.
+    intrinsics: [B,4] or [B,Q,4] pixels of an image of `size`.
     size: of the image, in pixels.
   """
   if not {"directions", "pluecker"} & set(names):
@@ -60,7 +74,7 @@ def of_camera(
   batch, views = poses.shape[:2]
   origins, directions = cameras.pixel_rays(
     poses,
-    jnp.broadcast_to(intrinsics[:, None], (batch, views, 4)),
+    jnp.broadcast_to(cameras.by_view(intrinsics), (batch, views, 4)),
     cameras.pixel_centres(size, size),
   )
   rays = [directions] if "directions" in names else []

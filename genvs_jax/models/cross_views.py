@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from genvs_jax.geometry import cameras
+from genvs_jax.models import camera_channels
 from genvs_jax.models import layers
 
 WIDTH = 64  # channels of a layer's keys, and of its values
@@ -171,7 +172,7 @@ def encode(
     variables: of all its parts.
     images: [B,V,H,W,3] in [0,1].
     poses: [B,V,4,4] camera-to-world.
-    intrinsics: [B,4] pixels of the images.
+    intrinsics: [B,4] or [B,V,4] pixels of the images.
     noise: [B,V,H,W,3] added to the ImageNet-normalised images, or None.
 
   Returns:
@@ -182,12 +183,15 @@ def encode(
   batch, views, size = images.shape[:3]
   x = layers.imagenet_normalize(images)
   x = x if noise is None else x + noise
-  directions = camera_directions(intrinsics / _PATCH, size // _PATCH)
+  # Rays of each view's own camera, one for a patch.
+  each = jnp.broadcast_to(cameras.by_view(intrinsics), (batch, views, 4))
+  each = each.reshape(-1, 4) / _PATCH
+  directions = camera_directions(each, size // _PATCH)
   with layers.products(model.precision):
     keys = model.view_encoder.apply(
       {"params": variables["denoiser"]["params"]["views"]},
       x.reshape(-1, *x.shape[2:]),
-      jnp.repeat(directions, views, 0),
+      directions,
     )
   return turn(keys.reshape(batch, views, *keys.shape[1:]), poses)
 
@@ -202,8 +206,10 @@ def of_targets(inputs: Any, poses: jax.Array, size: int) -> Views | None:
   """
   if inputs.keys is None:
     return None
-  keys, mask, intrinsics = (
-    jnp.repeat(x, poses.shape[1], 0)
-    for x in (inputs.keys, inputs.mask, inputs.intrinsics / size)
+  keys, mask = (
+    jnp.repeat(x, poses.shape[1], 0) for x in (inputs.keys, inputs.mask)
   )
-  return Views(keys, mask, poses.reshape(-1, 4, 4), intrinsics)
+  intrinsics = jnp.broadcast_to(
+    camera_channels.target_intrinsics(inputs) / size, (*poses.shape[:2], 4)
+  )
+  return Views(keys, mask, poses.reshape(-1, 4, 4), intrinsics.reshape(-1, 4))

@@ -90,9 +90,11 @@ class InputViews(NamedTuple):
   Attributes:
     volumes: [B,V,H,W,D,C].
     poses: [B,V,4,4] camera-to-world.
-    intrinsics: [B,4] pixels of the image.
+    intrinsics: [B,V,4] pixels of the images; [B,4] if all have the same.
     mask: bool [B,V], the views in use.
     keys: [B,V,N,K] of the denoiser's attention to them; None for none.
+    drawn_with: intrinsics [B,Q,4] or [B,4] of the views to draw; None for those
+      of the first input view.
   """
 
   volumes: jax.Array
@@ -100,6 +102,7 @@ class InputViews(NamedTuple):
   intrinsics: jax.Array
   mask: jax.Array
   keys: jax.Array | None = None
+  drawn_with: jax.Array | None = None
 
 
 class FeatureRender(NamedTuple):
@@ -210,11 +213,11 @@ def render_features(
   size = model.render_size
   # A render of h pixels instead of H: the same camera, its pixels larger.
   intrinsics = cameras.scale_intrinsics(
-    inputs.intrinsics, size / model.image_size
+    camera_channels.target_intrinsics(inputs), size / model.image_size
   )
   origins, directions = cameras.pixel_rays(
     poses,
-    jnp.broadcast_to(intrinsics[:, None], (batch, views, 4)),
+    jnp.broadcast_to(intrinsics, (batch, views, 4)),
     cameras.pixel_centres(size, size),
   )
   # The rays of all views of a scene in a row: [B,Q,h*w,3] -> [B,R,3].
@@ -255,7 +258,7 @@ def evaluate_field(
   # Each point in each input view: [B,1,P,3] against poses [B,V,4,4].
   flat = points.reshape(batch, 1, rays * samples, 3)
   uvw, inside = model.frustum.coordinates(
-    flat, inputs.poses, inputs.intrinsics[:, None]
+    flat, inputs.poses, cameras.by_view(inputs.intrinsics)
   )
 
   def lookup(volume, at):
@@ -290,7 +293,7 @@ def conditioning_image(
     model: the model.
     render: of the views.
     poses: [B,Q,4,4] camera-to-world.
-    intrinsics: [B,4] pixels of the image.
+    intrinsics: [B,4] or [B,Q,4] pixels of the image.
 
   Returns:
     [B,Q,H,W,F+G], features first and RGB first of them, then `model.geometry`.

@@ -85,7 +85,7 @@ class Scenes:
     inputs: input views of each.
     pictures: {view: [B,H,W,3] in [0,1]} of those that are there.
     poses: [B,views,4,4] camera-to-world, of frames still to be drawn too.
-    intrinsics: [B,4].
+    intrinsics: [B,views,4].
     drawn_noise: deviation of the noise that drawn views are said to have.
   """
 
@@ -102,7 +102,7 @@ class Scenes:
     return (
       np.stack([self.pictures[view][b] for b, view in enumerate(views)]),
       np.stack([self.poses[b, view] for b, view in enumerate(views)]),
-      self.intrinsics,
+      np.stack([self.intrinsics[b, view] for b, view in enumerate(views)]),
       np.where(is_drawn, self.drawn_noise, 0.0).astype(np.float32),
     )
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from genvs_jax.geometry import cameras
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.sampling import bank
@@ -96,8 +97,9 @@ class Rollout:
 
     Args:
       variables: of the model.
-      inputs: images u8 [B,V,H,W,3], poses [B,V,4,4], intrinsics [B,4] and
-        scene [B], whose number goes into the noise.
+      inputs: images u8 [B,V,H,W,3], poses [B,V,4,4], intrinsics [B,4] or
+        [B,V,4], of which frames have the first, and scene [B], whose number
+        goes into the noise.
       poses: [frames,4,4] camera-to-world, or [B,frames,4,4] with a path for
         each scene.
       seed: of the sampling noise and of random choices.
@@ -116,11 +118,14 @@ class Rollout:
       return
     policy = self._options.build_policy(views)
     images = inputs["images"] / np.float32(255)
+    of_inputs = cameras.by_view(np.asarray(inputs["intrinsics"]))
+    intrinsics = np.repeat(of_inputs[:, :1], views + frames, 1)
+    intrinsics[:, :views] = of_inputs
     scenes = bank.Scenes(
       inputs=views,
       pictures={i: images[:, i] for i in range(views)},
       poses=np.concatenate([np.asarray(inputs["poses"]), poses], 1),
-      intrinsics=inputs["intrinsics"],
+      intrinsics=intrinsics,
       drawn_noise=self._options.drawn_noise,
     )
     numbers = np.arange(frames) * (not self._options.same_noise)
@@ -176,10 +181,12 @@ class Rollout:
     )  # [B,rows,k]
     view_index = others[np.maximum(choice, 0)]  # view 0 stands for none
     slots = views_bank.find(np.where(choice >= 0, view_index, -1))
-    poses = np.stack(
-      [p[i] for p, i in zip(scenes.poses, view_index, strict=True)]
+    poses, intrinsics = (
+      np.stack([x[i] for x, i in zip(of_scenes, view_index, strict=True)])
+      for of_scenes in (scenes.poses, scenes.intrinsics)
     )
-    return slots, choice >= 0, poses, scenes.intrinsics, target
+    drawn_with = scenes.intrinsics[:, scenes.inputs + frame]
+    return slots, choice >= 0, poses, intrinsics, drawn_with, target
 
   def _empty_bank(
     self,
@@ -209,25 +216,36 @@ class Rollout:
     return bank.Bank(scenes, slots, self._place(arrays), encode, self.report)
 
   def _draw(
-    self, variables, held, slots, mask, poses, intrinsics, target, keys
+    self,
+    variables,
+    held,
+    slots,
+    mask,
+    poses,
+    intrinsics,
+    drawn_with,
+    target,
+    keys,
   ) -> view_synthesis.Views:
     """One frame; slots and mask [B,rows,k], poses [B,rows,k,4,4]."""
 
     def render(row):
-      slots, mask, poses = row
+      slots, mask, poses, intrinsics = row
       volumes = jax.vmap(lambda volumes, at: volumes[at])(held.volumes, slots)
       keys = None
       if held.keys is not None:
         keys = jax.vmap(lambda keys, at: keys[at])(held.keys, slots)
         keys = keys.astype(jnp.float32)
       inputs = pipeline.InputViews(
-        volumes.astype(jnp.float32), poses, intrinsics, mask, keys
+        volumes.astype(jnp.float32), poses, intrinsics, mask, keys, drawn_with
       )
       return view_synthesis.render_inputs(
         self._model, variables, inputs, target[:, None]
       )
 
-    by_row = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (slots, mask, poses))
+    by_row = jax.tree.map(
+      lambda x: jnp.moveaxis(x, 1, 0), (slots, mask, poses, intrinsics)
+    )
     features, attended, views = jax.lax.map(render, by_row)
     views = jax.tree.map(lambda x: jnp.mean(x, 0), views)
     if self._options.sampler is None:

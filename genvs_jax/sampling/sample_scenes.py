@@ -176,7 +176,8 @@ def _write(
     scene = rollout_files.DrawnScene(
       frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
       poses=scenes.poses[b],
-      intrinsics=scenes.inputs["intrinsics"][b],
+      # The frames have the camera of the first input view.
+      intrinsics=np.atleast_2d(scenes.inputs["intrinsics"][b])[0],
       inputs=list(scenes.inputs["images"][b]),
     )
     of_scene = rollout_files.write_scene(

@@ -98,9 +98,8 @@ def _load_scene(
       count,
       config.model.input_views,
     )
-  datasets.check_principal_point(
-    config, path, views["intrinsics"], (model.image_size, model.image_size)
-  )
+  for intrinsics in np.atleast_2d(views["intrinsics"]):
+    datasets.check_principal_point(config, path, intrinsics, (size, size))
   frustum = config.frustum
   photos.warn_of_odd_cameras(views["poses"], frustum.near, frustum.far)
   return views

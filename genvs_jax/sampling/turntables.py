@@ -34,7 +34,7 @@ class Turntable(NamedTuple):
     depth: f32 [F,H,W], expected distance along each ray, world units.
     opacity: f32 [F,H,W] in [0,1].
     poses: f32 [F,4,4] camera-to-world.
-    intrinsics: f32 [4] fx, fy, cx, cy in pixels.
+    intrinsics: f32 [4] fx, fy, cx, cy in pixels, the first input view's.
     inputs: u8 [V,H,W,3], the input views as the model sees them.
   """
 
@@ -103,7 +103,8 @@ def draw(
       An object on white, or on a transparent background.
     poses: f32 [V,4,4] OpenCV camera-to-world around an object at the origin;
       only with arrays. Without them there is one picture, seen from:
-    intrinsics: f32 [4] fx, fy, cx, cy in its pixels; only with `poses`.
+    intrinsics: f32 [4], or [V,4], fx, fy, cx, cy in their pixels; only with
+      `poses`.
     elevation: of its camera, degrees above the horizon.
     distance: of its camera from the object; by default that of training.
     fov: of its camera, horizontal, degrees; by default SRN's, 52.
@@ -148,7 +149,7 @@ def draw(
     depth=rendering.expected_depth(weighted, opacity),
     opacity=opacity,
     poses=np.asarray(path, np.float32),
-    intrinsics=inputs["intrinsics"],
+    intrinsics=np.atleast_2d(inputs["intrinsics"])[0],
     inputs=inputs["images"],
   )
 

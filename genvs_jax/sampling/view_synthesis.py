@@ -14,6 +14,7 @@ import numpy as np
 
 from genvs_jax.diffusion import edm
 from genvs_jax.diffusion import samplers
+from genvs_jax.models import camera_channels
 from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
@@ -56,8 +57,10 @@ def build_synthesize(
   """The jitted (variables, batch, poses, keys) -> Views.
 
   `batch` holds the input views: images u8 [B,V,H,W,3], poses [B,V,4,4] and
-  intrinsics [B,4]; `poses` [B,Q,4,4] are the views to draw, and `keys` [B,Q]
-  their randomness, so that a view looks the same in any batch.
+  intrinsics [B,4] or [B,V,4], and may hold those of the views to draw,
+  drawn_with [B,4] or [B,Q,4], by default the first input view's; `poses`
+  [B,Q,4,4] are the views to draw, and `keys` [B,Q] their randomness, so that a
+  view looks the same in any batch.
 
   Args:
     config: the sampler is read from it.
@@ -270,6 +273,7 @@ def encode_views(
       batch["poses"],
       batch["intrinsics"],
     ),
+    drawn_with=batch.get("drawn_with"),
   )
 
 
@@ -302,7 +306,7 @@ def render_inputs(
   """The same as `render_views` from encoded views."""
   render = pipeline.render_features(model, variables, inputs, poses)
   features = pipeline.conditioning_image(
-    model, render, poses, inputs.intrinsics
+    model, render, poses, camera_channels.target_intrinsics(inputs)
   )
   weighted_depth, opacity = (
     pipeline.resize_features(model, x[..., None])

@@ -168,9 +168,11 @@ def rendering_losses(
     randomness.each(jax.random.uniform, keys.coarse, coarse),
     randomness.each(jax.random.uniform, keys.fine, fine),
   )
+  drawn_with = _of_views(batch["intrinsics"], jnp.array(rendered_views))
+  inputs = inputs._replace(drawn_with=drawn_with)
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
   features = pipeline.conditioning_image(  # [B,Q,H,W,F+G]
-    model, render, poses, batch["intrinsics"]
+    model, render, poses, drawn_with
   )
   target_features = features[:, 1:] if renders_input else features
 
@@ -239,21 +241,27 @@ def encode_inputs(
     deviation[..., 0, 0, 0],
     train="encoder" not in options.frozen,
   )
+  intrinsics = _of_views(batch["intrinsics"], jnp.arange(views))
   inputs = pipeline.InputViews(
     volumes=volumes,
     poses=batch["poses"][:, :views],
-    intrinsics=batch["intrinsics"],
+    intrinsics=intrinsics,
     mask=jnp.arange(views) < count,
     keys=cross_views.encode(
       model,
       variables,
       pipeline.to_unit(images, model.image_range),
       batch["poses"][:, :views],
-      batch["intrinsics"],
+      intrinsics,
       noise,
     ),
   )
   return inputs, buffers
+
+
+def _of_views(intrinsics: jax.Array, views: jax.Array) -> jax.Array:
+  """Those of some views; [B,4] hold for all."""
+  return intrinsics if intrinsics.ndim == 2 else intrinsics[:, views]
 
 
 def denoising_loss(

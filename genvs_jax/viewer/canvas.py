@@ -29,10 +29,13 @@ def quaternion(pose: np.ndarray) -> np.ndarray:
   return viser.transforms.SO3.from_matrix(pose[:3, :3].astype(np.float64)).wxyz
 
 
-def vertical_fov(inputs: dict[str, np.ndarray]) -> float:
-  """Of the pictures, radians."""
+def vertical_fov(inputs: dict[str, np.ndarray], view: int = 0) -> float:
+  """Of an input picture, radians."""
   height = inputs["images"].shape[1]
-  return 2 * math.atan(height / 2 / float(inputs["intrinsics"][1]))
+  intrinsics = np.atleast_2d(inputs["intrinsics"])
+  return 2 * math.atan(
+    height / 2 / float(intrinsics[view % len(intrinsics)][1])
+  )
 
 
 def turned(position: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ class SceneDrawing:
 
   @property
   def inputs(self) -> dict[str, np.ndarray]:
-    """Images u8 [V,H,W,3], poses [V,4,4], intrinsics [4] and scene."""
+    """Images u8 [V,H,W,3], poses [V,4,4], intrinsics [4] or [V,4], scene."""
     return self._inputs
 
   @property
@@ -108,9 +108,14 @@ class SceneDrawing:
 
   def add_view(self, picture: np.ndarray, pose: np.ndarray) -> None:
     """Makes a drawn view u8 [H,W,3] one of the inputs."""
+    intrinsics = self._inputs["intrinsics"]
+    if intrinsics.ndim == 2:
+      # It was drawn with the camera of the first one.
+      intrinsics = np.concatenate([intrinsics, intrinsics[:1]])
     self.set_inputs(
       {
         **self._inputs,
+        "intrinsics": intrinsics,
         "images": np.concatenate([self._inputs["images"], picture[None]]),
         "poses": np.concatenate([self._inputs["poses"], pose[None]]),
       }

@@ -150,7 +150,7 @@ class Page:
     self._cameras[client.client_id] = [
       client.scene.add_camera_frustum(
         f"/inputs/{i}",
-        fov=canvas.vertical_fov(inputs),
+        fov=canvas.vertical_fov(inputs, i),
         aspect=1.0,
         scale=0.12,
         thickness=0.004,
@@ -225,7 +225,7 @@ class Page:
       self._film = rollout_files.DrawnScene(
         frames=[frames[i] for i in range(len(path))],
         poses=path,
-        intrinsics=self._scene.inputs["intrinsics"],
+        intrinsics=np.atleast_2d(self._scene.inputs["intrinsics"])[0],
         inputs=list(self._scene.inputs["images"]),
       )
       for handle in (controls.save_film, controls.save_points):

@@ -281,6 +281,22 @@ def test_a_picture_alone_has_the_camera_of_training(tmp_path, caplog):
   assert "20 degrees above, 1.3 away" in caplog.text
 
 
+def test_pictures_of_different_cameras_keep_their_own(tmp_path):
+  """Two pictures, the second of a longer lens and twice as many pixels."""
+  pictures = [picture(), picture().resize((2 * SIZE, 2 * SIZE))]
+  given = np.array([[40.0, 40, 20, 18], [160.0, 160, 40, 40]])
+  poses = np.asarray(camera_paths.orbit(2, 20.0, 1.3))
+  views = photos.from_pictures(pictures, poses, given, size=SIZE)
+  sides = np.array([max(p.size) for p in pictures])
+  off = np.array([[max(p.size) - s for s in p.size] for p in pictures]) // 2
+  expected = given.copy()
+  expected[:, 2:] += off
+  expected *= (SIZE / sides)[:, None]
+  np.testing.assert_allclose(views["intrinsics"], expected, rtol=1e-6)
+  same = photos.from_pictures(pictures[:1] * 2, poses, given[0], size=SIZE)
+  assert same["intrinsics"].shape == (4,)
+
+
 def test_pictures_without_cameras_are_scenes_of_their_own(tmp_path):
   for name, size in (("b.png", (48, 48)), ("a.jpg", (64, 40))):
     picture().resize(size).convert("RGB").save(tmp_path / name)

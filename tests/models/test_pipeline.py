@@ -63,6 +63,60 @@ def test_order_of_input_views_does_not_matter(variables):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
 
 
+def test_every_view_may_have_a_camera_of_its_own(variables):
+  views = inputs(jnp.ones((2, 3), bool))
+  render = pipeline.render_features(MODEL, variables, views, TARGETS)
+  # The same camera for all, said once or for each.
+  tiled = jnp.broadcast_to(views.intrinsics[:, None], (2, 3, 4))
+  same = views._replace(intrinsics=tiled)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    render,
+    pipeline.render_features(MODEL, variables, same, TARGETS),
+  )
+  # Cameras go with their views, whatever their order. (The first view's is
+  # what targets are drawn with unless another is named.)
+  zoom = jnp.array([1.0, 1.3, 0.8])[:, None] * jnp.array([1, 1, 0, 0])
+  own = views._replace(
+    intrinsics=tiled * jnp.where(zoom == 0, 1, zoom),
+    drawn_with=views.intrinsics,
+  )
+  turned = own._replace(
+    volumes=own.volumes[:, ::-1],
+    poses=own.poses[:, ::-1],
+    intrinsics=own.intrinsics[:, ::-1],
+  )
+  a = pipeline.render_features(MODEL, variables, own, TARGETS)
+  b = pipeline.render_features(MODEL, variables, turned, TARGETS)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
+  assert jnp.abs(a.features - render.features).max() > 1e-3
+
+
+def test_targets_may_have_cameras_of_their_own(variables):
+  views = inputs(jnp.ones((2, 2), bool))
+  zoom = jnp.array([[1.0, 1.4], [0.7, 1.0]])[..., None]
+  cameras = views.intrinsics[:, None] * jnp.where(
+    jnp.arange(4) < 2, zoom, 1.0
+  )  # [B,Q,4]
+  both = views._replace(drawn_with=cameras)
+  render = pipeline.render_features(MODEL, variables, both, TARGETS)
+  image = pipeline.conditioning_image(MODEL, render, TARGETS, cameras)
+  for q in range(2):
+    one = views._replace(drawn_with=cameras[:, q])
+    alone = pipeline.render_features(
+      MODEL, variables, one, TARGETS[:, q : q + 1]
+    )
+    jax.tree.map(
+      lambda x, y, q=q: np.testing.assert_allclose(x[:, q], y[:, 0], atol=1e-5),
+      render,
+      alone,
+    )
+    expected = pipeline.conditioning_image(
+      MODEL, alone, TARGETS[:, q : q + 1], cameras[:, q]
+    )
+    np.testing.assert_allclose(image[:, q], expected[:, 0], atol=1e-5)
+
+
 def test_random_numbers_may_come_in_any_order(variables):
   """Those of the second pass; a chunk wants them ascending."""
   views = inputs(jnp.ones((2, 2), bool))

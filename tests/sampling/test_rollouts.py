@@ -134,6 +134,34 @@ def test_other_policies_draw_in_one_compilation(scene, policy):
   assert all(np.isfinite(f.sample).all() for f in frames)
 
 
+def test_input_views_may_have_cameras_of_their_own(scene):
+  config, model, variables, inputs = scene
+  two = {
+    **inputs,
+    "images": np.repeat(inputs["images"], 2, 1),
+    "poses": np.stack([inputs["poses"][:, 0], inputs["poses"][::-1, 0]], 1),
+  }
+  config = config.copy_and_resolve_references()
+  config.rollout.policy = "nearest"
+
+  def frames(intrinsics):
+    rollout = rollouts.build_rollout(config, model)
+    batch = {**two, "intrinsics": intrinsics}
+    return rollouts.in_path_order(rollout, variables, batch, POSES[:3], 0)
+
+  shared = inputs["intrinsics"]
+  each = np.repeat(shared[:, None], 2, 1)
+  other = each * np.array([[1, 1, 1, 1], [1.5, 1.5, 1, 1]], np.float32)
+  same = frames(each)
+  for a, b in zip(frames(shared), same, strict=True):
+    np.testing.assert_allclose(a.sample, b.sample, atol=1e-5)
+  changed = [
+    np.abs(a.rgb - b.rgb).max()
+    for a, b in zip(same, frames(other), strict=True)
+  ]
+  assert max(changed) > 1e-3
+
+
 def test_without_guidance_towards_features_all_scenes_are_one(scene):
   """Weight 0 leaves the unconditional denoiser, which sees no features."""
   config, model, variables, inputs = scene
@@ -393,8 +421,12 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
     def encode(
       variables, arrays, pictures, poses, intrinsics, told, slot, first=inputs
     ):
-      del variables, intrinsics
+      del variables
       value = pictures[:, 0, 0, 0]
+      # Frames have the camera of the first input view.
+      first_views = 1000.0 * np.arange(len(value))
+      own = np.where(value % 1000 < first, value, first_views)
+      np.testing.assert_array_equal(intrinsics[:, 0], own)
       np.testing.assert_allclose(value, poses[:, 0, 3])
       # Frames are declared noisy, inputs are not.
       np.testing.assert_array_equal(told, (value % 1000 >= first) * 0.25)
@@ -402,10 +434,16 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
       volumes[:, slot] = value.reshape(-1, 1, 1, 1, 1)
       return bank.Arrays(volumes, None)
 
-    def draw(variables, arrays, slots, mask, poses, intrinsics, target, keys):
+    def draw(variables, arrays, slots, mask, poses, *rest, first=inputs):
       nonlocal lookups
-      del variables, intrinsics, keys
+      del variables
+      intrinsics, drawn_with, target, _ = rest
+      first_views = 1000.0 * np.arange(len(slots))
+      np.testing.assert_array_equal(drawn_with[:, 0], first_views)
       for b in range(len(slots)):
+        view = poses[b, ..., 0, 3]
+        own = np.where(view % 1000 < first, view, first_views[b])
+        np.testing.assert_array_equal(intrinsics[b, ..., 0], own)
         held = arrays.volumes[b, slots[b], 0, 0, 0, 0][mask[b]]
         np.testing.assert_array_equal(held, poses[b, ..., 0, 3][mask[b]])
         assert target[b, 0, 3] not in held  # a frame never conditions itself
@@ -420,7 +458,7 @@ def test_every_lookup_in_the_bank_is_of_the_right_view(drawing, policy):
     scene_inputs = {
       "images": images.astype(np.float32),
       "poses": poses[:, :inputs],
-      "intrinsics": np.ones((scenes, 4)),
+      "intrinsics": number[:, :inputs, None] * np.ones(4),
       "scene": np.arange(scenes),
     }
     drawn = list(rollout.run({}, scene_inputs, poses[:, inputs:], 0))

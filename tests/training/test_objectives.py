@@ -40,7 +40,10 @@ def test_input_noise_has_its_probability_and_strength(
   monkeypatch.setattr(pipeline, "encode", encode)
   count = 200
   images = jnp.zeros((count, 2, 16, 16, 3))
-  batch = {"poses": jnp.zeros((count, 2, 4, 4)), "intrinsics": None}
+  batch = {
+    "poses": jnp.zeros((count, 2, 4, 4)),
+    "intrinsics": jnp.ones((count, 4)),
+  }
   keys = randomness.step_keys(0, 0, count)
   objectives.encode_inputs(model, chosen, {}, batch, images, keys)
   deviation = np.std(source[0], (2, 3, 4)).ravel()
