@@ -19,7 +19,7 @@ def load(
   genvs = pretrained.load(checkpoint)
   config = genvs.config
   if datasets.are_made(config):
-    config = datasets.without_training_scenes(config)
+    config = datasets.with_one_split(config, "validation")
     datasets.prepare(config, workdir)
   records = datasets.load_split(config, workdir, "validation")
   config.evaluate.input_views = (0,)

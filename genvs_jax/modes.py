@@ -102,7 +102,8 @@ def _of_checkpoint(
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
   if datasets.are_made(config) and names != ("view",):
-    config = datasets.without_training_scenes(config)
+    section = config.evaluate if names == ("evaluate",) else config.sample
+    config = datasets.with_one_split(config, section.split)
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
 

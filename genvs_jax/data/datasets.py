@@ -359,14 +359,16 @@ def are_made(config: ml_collections.ConfigDict) -> bool:
   return config.data.dataset == "synthetic_cars"
 
 
-def without_training_scenes(
-  config: ml_collections.ConfigDict,
+def with_one_split(
+  config: ml_collections.ConfigDict, split: str
 ) -> ml_collections.ConfigDict:
-  """A config whose generated dataset has the scenes to draw and to score, the
-  same as before, and only one of those to train on."""
+  """A config whose generated dataset is soon made: one split has its scenes,
+  the same as before, the others one each."""
   config = config.copy_and_resolve_references()
   config.data.data_dir = "WORKDIR/data"
-  config.data.synthetic.train_scenes = 1
+  for other in splits.SPLITS:
+    if other != split:
+      config.data.synthetic[f"{other}_scenes"] = 1
   config.evaluate.baselines = False  # the mean of all training views is one
   return config
 

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import base
 from genvs_jax import modes
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import command as convert
+from genvs_jax.data import datasets
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,22 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
   assert "outputs/tiny/data" in dataset
   path = tmp_path / "outputs" / "tiny" / "samples" / "validation_0000"
   assert (path / "turntable.mp4").exists() and "turntable.mp4" in film
+  # Of the other splits one scene each is made.
+  records = datasets.load_split(
+    datasets.with_one_split(pretrained.load(folder).config, "validation"),
+    str(tmp_path / "outputs" / "tiny"),
+    "train",
+  )
+  assert len(records) == 1
+  if below:
+    return
+  # Fields that are set change the checkpoint's config, and nothing else does.
+  config = base.get_config()
+  config.sample.scene, config.sample.frames = 1, 2
+  command = command._replace(
+    config=config, overrides=("sample.scene", "sample.frames")
+  )
+  modes.run(command, ("sample",))
+  second = path.with_name("validation_0001")
+  with np.load(second / "frames.npz") as arrays:
+    assert len(arrays["images"]) == 2
