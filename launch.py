@@ -2,7 +2,7 @@
 
   python launch.py --config=cars64 --workdir=DIR
   python launch.py --mode=convert --source=FILE.pt --output=DIR
-  python launch.py --mode=sample --checkpoint=DIR
+  python launch.py --mode=sample --checkpoint=cars64-small
   python launch.py --distributed --mode=train --config=...  (on every host)
 
 Any field of the config can be set: --config.train.steps=1000. Without --mode
@@ -34,8 +34,8 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint",
   None,
-  "For evaluate, sample and view: a workdir, its checkpoints folder, one"
-  " checkpoint, or hf://USER/REPO. By default --workdir.",
+  "For evaluate, sample, view: a workdir, a checkpoint of it, cars64-small,"
+  " or hf://USER/REPO. By default --workdir.",
 )
 _STEP = flags.DEFINE_integer(
   "step", None, "Step of the checkpoint, by default the newest."

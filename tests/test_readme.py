@@ -29,7 +29,7 @@ def test_three_lines_end_in_a_film(trained_workdir, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Image.new("RGB", (64, 64), "white").save("car.png")
   code = example(README)
-  exec(code.replace("/data/runs/cars64", trained_workdir), {})
+  exec(code.replace("cars64-small", trained_workdir), {})
   assert pathlib.Path("car.mp4").read_bytes()[4:8] == b"ftyp"
 
 

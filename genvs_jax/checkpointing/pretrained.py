@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+from etils import epath
 
 from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
@@ -61,7 +62,7 @@ def load(path: str, step: int | None = None, params: str = "ema") -> Pretrained:
 
   Args:
     path: a workdir, its checkpoints folder, or one checkpoint; local or gs://;
-      the name of a model that comes with the package (none does yet); or
+      the name of a model that comes with the package, cars64-small; or
       hf://USER/REPO[/SUBFOLDER][@REVISION] on the hub.
     step: which one, by default the newest.
     params: "ema" for the averaged parameters, or "raw".
@@ -147,6 +148,13 @@ def save(path: str, genvs: Pretrained) -> None:
       {"ema": half, "buffers": buffers},
       config_fields.to_dict(config),
     )
+  # Orbax's marks of a finished save name its folder; that they exist is all
+  # that is asked of them.
+  folder = epath.Path(path) / checkpoints.FOLDER / str(genvs.step)
+  for part in (folder, *folder.iterdir()):
+    mark = part / "commit_success.txt"
+    if mark.exists():
+      mark.write_text("Checkpoint commit was successful\n")
 
 
 def check_params(config: ml_collections.ConfigDict, params: str) -> None:

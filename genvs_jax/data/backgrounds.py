@@ -1,7 +1,6 @@
 """Objects cut out of their backgrounds, as the model knows them: on white."""
 
 import numpy as np
-import skimage.measure
 from PIL import Image
 
 from genvs_jax.images import squares
@@ -39,6 +38,8 @@ def whiten(image: Image.Image, method: str) -> Image.Image:
 
 def flood(image: Image.Image) -> Image.Image:
   """White where an RGB picture is like its border and connected with it."""
+  import skimage.measure  # noqa: PLC0415  (wanted for this alone)
+
   values = np.array(image)
   border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
   off = np.abs(values.astype(int) - np.median(border, 0)).max(-1)

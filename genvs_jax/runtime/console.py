@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import TypeVar
 
-import tqdm
 from absl import app
 from absl import flags
 from absl import logging
@@ -73,6 +72,8 @@ def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     what: is going on, such as "drawing frames".
   """
   if sys.stderr.isatty():
+    import tqdm  # noqa: PLC0415  (wanted for this alone)
+
     yield from tqdm.tqdm(
       items, what, total, leave=False, dynamic_ncols=True, smoothing=0.1
     )

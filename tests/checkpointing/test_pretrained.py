@@ -60,6 +60,9 @@ def test_a_small_copy_names_no_folder_of_its_machine(small, trained_workdir):
     trained_workdir not in text and str(pathlib.Path(folder).parent) not in text
   )
   assert pretrained.load(folder).config.data.data_dir == "WORKDIR/data"
+  parent = str(pathlib.Path(folder).parent).encode()
+  for path in pathlib.Path(folder).rglob("*"):
+    assert path.is_dir() or parent not in path.read_bytes(), path
 
 
 def test_what_half_precision_cannot_hold_is_refused(trained_workdir, tmp_path):
@@ -138,3 +141,15 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
   second = path.with_name("validation_0001")
   with np.load(second / "frames.npz") as arrays:
     assert len(arrays["images"]) == 2
+
+
+def test_the_model_of_the_package_is_small_and_whole():
+  folder = checkpoints._PACKAGED / "cars64-small"
+  assert size_of(folder) < 16e6
+  genvs = pretrained.load("cars64-small")
+  assert set(genvs.variables) == {"encoder", "field", "denoiser"}
+  assert genvs.model.image_size == 64 and genvs.model.target == "residual"
+  finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), genvs.variables)
+  assert all(jax.tree.leaves(finite))
+  text = genvs.config.to_json()
+  assert "/tmp" not in text and "/home" not in text
