@@ -238,7 +238,7 @@ def view(command: Command) -> list[str]:
   from genvs_jax.viewer import serve  # noqa: PLC0415
 
   checkpoint, config = _load(command)
-  serve.serve(
+  page, server = serve.open_page(
     config,
     checkpoint.model,
     checkpoint.variables,
@@ -247,6 +247,7 @@ def view(command: Command) -> list[str]:
     command.host,
     command.port,
   )
+  serve.run(page, server, command.host)
   return ["the viewer is closed"]
 
 

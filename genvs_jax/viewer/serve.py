@@ -75,19 +75,14 @@ def open_page(
   )
 
 
-def serve(
-  config: ml_collections.ConfigDict,
-  model: pipeline.Model,
-  variables: pipeline.Variables,
-  workdir: str,
-  images: str,
-  host: str,
-  port: int,
-) -> None:
-  """Runs the page until Ctrl-C; arguments as of `open_page`."""
-  opened, server = open_page(
-    config, model, variables, workdir, images, host, port
-  )
+def run(opened: page.Page, server: Any, host: str) -> None:
+  """Runs a page of `open_page` until Ctrl-C.
+
+  Args:
+    opened: the page.
+    server: that it is on.
+    host: that it listens on.
+  """
   name = "localhost" if host in LOCAL else host
   if host not in LOCAL:
     logging.warning("the page is open to everyone who reaches %s", host)
