@@ -26,9 +26,9 @@ from ml_collections import config_flags
 
 from genvs_jax.data import datasets
 from genvs_jax.runtime import cpu
-from genvs_jax.training import compilation
 from genvs_jax.training import loop
 from genvs_jax.training import timing
+from genvs_jax.training import train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "An empty folder.")
@@ -45,14 +45,14 @@ def main(argv):
   datasets.prepare(config, _WORKDIR.value)
   cpu.keep_freed_memory()
   if _STUB.value:
-    compilation.compile_step = compile_stub
+    train_step.compile_step = compile_stub
   loop.train_and_evaluate(config, _WORKDIR.value)
   text = (pathlib.Path(_WORKDIR.value) / "metrics.jsonl").read_text()
   print(table([json.loads(line) for line in text.splitlines()]))
 
 
 def compile_stub(config, model, mesh, state):
-  """In place of `compilation.compile_step`."""
+  """In place of `train_step.compile_step`."""
   del config, model, mesh, state
 
   def step(state, batch):

@@ -20,8 +20,8 @@ from genvs_jax.runtime import files
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import compilation
 from genvs_jax.training import startup
+from genvs_jax.training import train_step
 
 _VIEWS = 24  # of a scene
 _HELD_OUT = 8  # scenes that are scored and drawn
@@ -65,7 +65,7 @@ def train(
   scenes = _scenes(pathlib.Path(scratch), "train", count, model.image_size)
   held_out = _scenes(pathlib.Path(scratch), "val", _HELD_OUT, model.image_size)
   score = _Score(config, model, held_out, pathlib.Path(output), first_step)
-  step_fn, _ = compilation.compile_step(config, model, mesh, state)
+  step_fn, _ = train_step.compile_step(config, model, mesh, state)
   batches = memory_scenes.batches(
     scenes,
     config.train.batch_size,

@@ -30,8 +30,8 @@ from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import compilation
 from genvs_jax.training import startup
+from genvs_jax.training import train_step
 from tfds_srn import synthetic
 
 NAMES = ("encoder", "render", "denoiser", "step", "frame")
@@ -113,7 +113,7 @@ def _build_step(config, model: pipeline.Model) -> Program:
   )
   jax.block_until_ready(state)
   begin = time.perf_counter()
-  compiled, operations = compilation.compile_step(config, model, mesh, state)
+  compiled, operations = train_step.compile_step(config, model, mesh, state)
   seconds = time.perf_counter() - begin
   batch = sharding.to_devices(
     random_batch(config), mesh, config.train.batch_size

@@ -81,7 +81,7 @@ def time_frames(config, model, variables) -> None:
   late = np.median(times[count - 15 : count - 4])
   print(
     f"frames 5 to 15: {early:.3f} s, {count - 15} to {count - 5}: {late:.3f} s"
-    f" (medians), ratio {late / early:.3f}; {rollout.draw._cache_size()}"
+    f" (medians), ratio {late / early:.3f}; {rollout.draw.count}"
     f" compilation, {rollout.report.slots} views kept in"
     f" {rollout.report.bank_bytes / 2**30:.2f} GiB,"
     f" {rollout.report.encoded_again} encoded again"

@@ -307,7 +307,9 @@ def check_overrides(config: Any, overrides: Iterable[str]) -> None:
         f" {names}"
       )
     number, idle = _IDLE_AT.get(field, ("", 0.0))
-    if number and flatten(config)[number] == idle:
+    # What is switched off together with its number contradicts nothing.
+    is_off = not flatten(config)[field]
+    if number and flatten(config)[number] == idle and not is_off:
       raise ValueError(
         f"{field} has no effect with {number} = {idle:g}: leave it out, or set"
         f" {number} to another number"

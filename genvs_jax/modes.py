@@ -59,7 +59,7 @@ class Command(NamedTuple):
 
 def run(command: Command, names: tuple[str, ...]) -> list[str]:
   """Runs modes one after another."""
-  from genvs_jax.runtime import compilation_cache  # noqa: PLC0415
+  from genvs_jax.runtime import compilation  # noqa: PLC0415
 
   for name in names:
     messages.check_choice("modes", name, MODES)
@@ -69,7 +69,7 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
   config_fields.check_overrides(config, command.overrides)
   if not {"prepare", "train", "compile"} & set(names):
     config_fields.check_training_overrides(command.overrides)
-  compilation_cache.enable(
+  compilation.keep_programs(
     config.compilation_cache, config.compilation_cache_gib
   )
   return [line for name in names for line in MODES[name](command)]

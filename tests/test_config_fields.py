@@ -85,6 +85,12 @@ def test_idle_overrides_are_refused():
     ValueError, match=r"guidance_interval has no effect with .*guidance = 1:"
   ):
     config_fields.check_overrides(config, ["sampler.guidance_interval"])
+  stages = ["train.render_steps", "train.one_view_steps"]
+  config.train.one_view_steps = 5
+  with pytest.raises(ValueError, match=r"one_view_steps has no effect with"):
+    config_fields.check_overrides(config, stages)
+  config.train.one_view_steps = 0
+  config_fields.check_overrides(config, stages)
   config.data.dataset, config.data.source = "cars", "cars.zip"
   with pytest.raises(ValueError, match=r"no effect beside data\.source"):
     config_fields.check_overrides(config, ["data.url", "data.source"])

@@ -20,12 +20,13 @@ from genvs_jax.aot import program_text
 from genvs_jax.aot import topologies
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.models import builders
+from genvs_jax.runtime import compilation
 from genvs_jax.runtime import files
 from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import compilation
 from genvs_jax.training import startup
+from genvs_jax.training import train_step
 
 _GIB = 2**30
 FILE = "compile.json"
@@ -66,7 +67,6 @@ def run(
     "batch_size": config.train.batch_size,
   }
   for name, build in (("step", _step), ("frame", _frame)):
-    logging.info("compiling the %s program for %s", name, topology.name)
     compile_program = functools.partial(build, config, mesh)
     result[name] = _measured(compile_program, topology.memory)
   if finds_largest:
@@ -84,7 +84,7 @@ def _step(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
   model = builders.build_model(config)
   state = jax.eval_shape(lambda: startup.init_state(config, model))
   state = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
-  compiled, _ = compilation.compile_step(config, model, mesh, state)
+  compiled, _ = train_step.compile_step(config, model, mesh, state)
   return compiled
 
 
@@ -111,7 +111,8 @@ def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
   traced = jax.jit(draw, in_shardings=(everywhere, split, split, split)).trace(
     variables, *arguments
   )
-  return compilation.lower(traced, mesh).compile()
+  platform = mesh.devices.flat[0].platform
+  return compilation.compile_traced(traced, platform, "drawing of a frame")
 
 
 def _measured(
@@ -180,7 +181,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     f"topology     {result['topology']}, {result['devices']} devices of"
     f" {result['memory_bytes'] / _GIB:.0f} GiB"
   ]
-  for name in ("step", "frame"):
+  for name in ("step", "drawing of a frame"):
     lines += _program_lines(name, result[name], result)
   if "largest_batch_size" in result:
     lines.append(f"largest      batch of {result['largest_batch_size']} fits")

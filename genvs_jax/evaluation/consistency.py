@@ -23,6 +23,7 @@ import optax
 
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.runtime import console
 
 _MIN_COVERAGE = 0.2
 # Two depths belong to one surface if they differ by less than this share.
@@ -175,7 +176,10 @@ def field_fit(
   origins, directions, colours = _rays(frames, ~held_out)
   key = jax.random.key(seed)
   volume = None
-  for level, resolution in enumerate(options.resolutions):
+  levels = console.progress(
+    enumerate(options.resolutions), len(options.resolutions), "fitting a field"
+  )
+  for level, resolution in levels:
     shape = (*[resolution] * 3, 4)
     volume = (
       jnp.zeros(shape).at[..., 0].set(_START)

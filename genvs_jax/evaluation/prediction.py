@@ -15,6 +15,7 @@ from genvs_jax.evaluation import protocol
 from genvs_jax.geometry import rendering
 from genvs_jax.images import grids
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import compilation
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
 
@@ -68,7 +69,9 @@ class Predictor:
         model, variables, inputs
       )
     )
-    self._draw = jax.jit(_build_draw(model, sampler))
+    self._draw = compilation.Program(
+      _build_draw(model, sampler), "drawing of scored views"
+    )
 
   def __call__(
     self,

@@ -4,6 +4,7 @@ Nothing here imports JAX, so that a wrong flag is answered at once.
 """
 
 import ast
+import contextlib
 import difflib
 import logging as logging_module
 import os
@@ -11,6 +12,7 @@ import pathlib
 import re
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -93,6 +95,49 @@ def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     total,
     duration(time.monotonic() - started),
   )
+
+
+@contextlib.contextmanager
+def waiting(what: str, seconds: float, is_told: bool = True) -> Iterator[None]:
+  """Says what is waited for, and about how long it takes.
+
+  In a terminal that is a bar that fills with the time, elsewhere a line.
+
+  Args:
+    what: is going on, such as "compiling the train step".
+    seconds: that it is expected to take.
+    is_told: whether to say so at all.
+  """
+  if not is_told:
+    yield
+    return
+  logging.info(
+    "%s, about %.0f s (less if an earlier start kept it)", what, seconds
+  )
+  if not sys.stderr.isatty():
+    yield
+    return
+  import tqdm  # noqa: PLC0415  (wanted for this alone)
+
+  ended = threading.Event()
+  started = time.monotonic()
+
+  def fill() -> None:
+    layout = "{desc}: {elapsed} |{bar}|"
+    with tqdm.tqdm(
+      desc=what, total=100, leave=False, dynamic_ncols=True, bar_format=layout
+    ) as bar:
+      while not ended.wait(0.5):
+        share = (time.monotonic() - started) / max(seconds, 1.0)
+        bar.update(100 * min(share, 1.0) - bar.n)
+
+  thread = threading.Thread(target=fill, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    ended.set()
+    thread.join()
 
 
 def duration(seconds: float) -> str:

@@ -35,6 +35,15 @@ def count(jaxpr: jax.extend.core.ClosedJaxpr) -> int:
   return _count(jaxpr.jaxpr)
 
 
+def operations(jaxpr: jax.extend.core.ClosedJaxpr) -> int:
+  """Length of a program: its operations, a loop's body once."""
+  return _length(jaxpr.jaxpr)
+
+
+def _length(jaxpr) -> int:
+  return sum(sum(map(_length, _inner(eqn.params))) or 1 for eqn in jaxpr.eqns)
+
+
 def _count(jaxpr) -> int:
   total = 0
   for eqn in jaxpr.eqns:

@@ -20,6 +20,7 @@ import numpy as np
 
 from genvs_jax.geometry import cameras
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import compilation
 from genvs_jax.runtime import messages
 from genvs_jax.sampling import bank
 from genvs_jax.sampling import policies
@@ -73,7 +74,7 @@ class Rollout:
     self._encode_into = jax.jit(
       functools.partial(bank.encode_into, model), donate_argnums=1
     )
-    self.draw = jax.jit(self._draw)
+    self.draw = compilation.Program(self._draw, "drawing of a frame")
     self.report = bank.Report()
 
   def order(self, inputs: int, frames: int) -> list[int]:

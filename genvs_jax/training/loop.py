@@ -26,7 +26,6 @@ from genvs_jax.runtime import processes
 from genvs_jax.runtime import run_folder
 from genvs_jax.runtime import sharding
 from genvs_jax.runtime import writers
-from genvs_jax.training import compilation
 from genvs_jax.training import guards
 from genvs_jax.training import startup
 from genvs_jax.training import timing
@@ -132,7 +131,7 @@ def train_and_evaluate(
       return state
     started = time.monotonic()  # compilation counts
     sharding.report_whole_leaves(mesh, state.params)
-    step_fn, operations = compilation.compile_step(config, model, mesh, state)
+    step_fn, operations = train_step.compile_step(config, model, mesh, state)
     profile = timing.Profile(config.train.profile, f"{workdir}/profile")
     stack.callback(profile.close)
     run = _Run(

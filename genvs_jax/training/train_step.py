@@ -23,8 +23,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from absl import logging
 
+from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import compilation
+from genvs_jax.runtime import cpu
+from genvs_jax.runtime import flops
+from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
@@ -63,7 +69,7 @@ def build_train_step(
   model: pipeline.Model,
   mesh: jax.sharding.Mesh,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """(state, batch) -> (state, metrics): one update, for `compilation`.
+  """(state, batch) -> (state, metrics): one update, for `compile_step`.
 
   Written for the global batch, as if one device did it all; where arrays lie
   on the mesh is said by constraints alone, from which XLA makes the
@@ -188,3 +194,40 @@ def _norms(name: str, tree: dict) -> dict[str, jax.Array]:
   """The norm of all parts {part: tree} together, and of each."""
   norms = {f"{name}/{part}": optax.global_norm(x) for part, x in tree.items()}
   return {name: optax.global_norm(tree), **norms}
+
+
+def compile_step(
+  config: ml_collections.ConfigDict,
+  model: pipeline.Model,
+  mesh: jax.sharding.Mesh,
+  state: TrainState,
+) -> tuple[jax.stages.Compiled, int]:
+  """The compiled (state, batch) -> (state, metrics), and its operations.
+
+  Args:
+    config: see `configs/base.py`.
+    model: that it describes.
+    mesh: the devices.
+    state: placed on them, or its shapes.
+  """
+  # Shapes and places are the same at every step: compiled once, called often.
+  platform = mesh.devices.flat[0].platform
+  state_shardings = sharding.split_state(mesh, state)
+  step = jax.jit(
+    build_train_step(config, model, mesh),
+    # The new state takes the memory of the old one.
+    donate_argnums=0,
+    in_shardings=(state_shardings, sharding.split_batch(mesh)),
+    out_shardings=(state_shardings, sharding.replicated(mesh)),
+    compiler_options=cpu.gradient_options(platform),
+  )
+  # Traced once, for both: operations are counted before XLA rewrites them.
+  traced = step.trace(state, builders.batch_spec(config))
+  operations = flops.count(traced.jaxpr)
+  compiled = compilation.compile_traced(traced, platform, "train step")
+  logging.info(
+    "a step takes %.3g TFLOP and %.2f GiB on each device",
+    operations / 1e12,
+    memory.of_program(compiled) / 2**30,
+  )
+  return compiled, operations

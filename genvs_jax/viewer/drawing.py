@@ -13,6 +13,7 @@ import numpy as np
 
 from genvs_jax.images import grids
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import compilation
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import view_synthesis
 
@@ -80,8 +81,10 @@ class SceneDrawing:
       model, render_size=small, rays_per_chunk=0
     )
     self._render, self._render_small = (
-      jax.jit(functools.partial(view_synthesis.render_inputs, m))
-      for m in (model, small_model)
+      compilation.Program(
+        functools.partial(view_synthesis.render_inputs, m), what
+      )
+      for m, what in ((model, "render"), (small_model, "small render"))
     )
     self._inputs: dict[str, np.ndarray] = {}
     self._encoded: pipeline.InputViews | None = None

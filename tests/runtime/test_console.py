@@ -1,7 +1,10 @@
 """What a command says."""
 
+import io
 import logging
+import re
 import sys
+import time
 
 import pytest
 
@@ -65,3 +68,14 @@ def test_expected_warnings_of_libraries_are_kept_back():
   assert not shown("Variant folder /x has no dataset_info.json")
   assert not shown("a note", level=logging.INFO)
   assert shown("a warning") and shown("a note", "/x/genvs_jax/a.py", 20)
+
+
+def test_what_is_waited_for_fills_a_bar_in_a_terminal(monkeypatch):
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
+  monkeypatch.setattr(sys, "stderr", terminal)
+  with console.waiting("compiling the frame", 1.0):
+    time.sleep(1.2)
+  assert re.search(
+    r"compiling the frame: 00:01 \|[^ ]+ *\|", terminal.getvalue()
+  )

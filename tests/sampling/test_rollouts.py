@@ -51,7 +51,7 @@ def some(inputs, rows):
 
 def test_one_compilation_serves_all_frames(drawn):
   rollout, frames = drawn
-  assert len(frames) == 6 and rollout.draw._cache_size() == 1
+  assert len(frames) == 6 and rollout.draw.count == 1
   assert rollout._encode_into._cache_size() == 1
   assert frames[0].sample.shape == (2, 1, 32, 32, 3)
   assert rollout.report.encoded_again == 0 and rollout.report.slots == 6
@@ -130,7 +130,7 @@ def test_other_policies_draw_in_one_compilation(scene, policy):
   config.rollout.policy, config.rollout.bank_dtype = policy, "bfloat16"
   rollout = rollouts.build_rollout(config, model)
   frames = list(rollout.run(variables, some(inputs, slice(0, 1)), POSES[:3], 0))
-  assert len(frames) == 3 and rollout.draw._cache_size() == 1
+  assert len(frames) == 3 and rollout.draw.count == 1
   assert all(np.isfinite(f.sample).all() for f in frames)
 
 
@@ -481,7 +481,7 @@ def test_a_second_pass_draws_every_frame_from_the_others(scene):
   config.rollout.passes = 2
   twice = rollouts.build_rollout(config, model)
   second = list(twice.run(variables, inputs, POSES[:2], 0))
-  assert len(second) == 2 and twice.draw._cache_size() == 1
+  assert len(second) == 2 and twice.draw.count == 1
   assert np.abs(second[0].sample - first[0].sample).max() > 1e-3
   # The input, then the frame that came second: as inputs of a rollout of one.
   picture = np.asarray(first[1].sample) * 255

@@ -12,9 +12,9 @@ from configs import debug
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
-from genvs_jax.training import compilation
 from genvs_jax.training import loop
 from genvs_jax.training import startup
+from genvs_jax.training import train_step
 from tests.training.test_loop import read_metrics
 
 LOSSES = ("loss", "loss_denoising", "loss_rgb", "loss_opacity", "gradient_norm")
@@ -90,7 +90,7 @@ def collectives(config) -> list[tuple[str, int]]:
   mesh = sharding.make_mesh(shards=config.mesh.shards)
   state = jax.eval_shape(lambda: startup.init_state(config, model))
   placed = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
-  compiled, _ = compilation.compile_step(config, model, mesh, placed)
+  compiled, _ = train_step.compile_step(config, model, mesh, placed)
   kinds = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     "|collective-broadcast|ragged-all-to-all"

@@ -24,9 +24,9 @@ from genvs_jax.data import decoding
 from genvs_jax.data import loading
 from genvs_jax.runtime import run_folder
 from genvs_jax.runtime import writers
-from genvs_jax.training import compilation
 from genvs_jax.training import guards
 from genvs_jax.training import loop
+from genvs_jax.training import train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 ONE = jax.devices()[:1]
@@ -35,7 +35,7 @@ ONE = jax.devices()[:1]
 @pytest.fixture(autouse=True, scope="module")
 def compiled_once():
   """The runs of this file differ in steps and checkpoints alone."""
-  compile_step, compiled = compilation.compile_step, []
+  compile_step, compiled = train_step.compile_step, []
 
   def once(*args):
     if not compiled:
@@ -43,7 +43,7 @@ def compiled_once():
     return compiled[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(compilation, "compile_step", once)
+    patch.setattr(train_step, "compile_step", once)
     yield
 
 

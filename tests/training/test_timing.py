@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from genvs_jax.runtime import background
-from genvs_jax.training import compilation
 from genvs_jax.training import loop
 from genvs_jax.training import timing
+from genvs_jax.training import train_step
 
 ONE = jax.devices()[:1]
 
@@ -92,7 +92,7 @@ def test_steps_are_given_ahead_of_those_looked_at(
 
     return step, 1
 
-  monkeypatch.setattr(compilation, "compile_step", compile_step)
+  monkeypatch.setattr(train_step, "compile_step", compile_step)
   debug_config.train.steps = 8
   debug_config.train.image_grid_every = 100
   debug_config.checkpoint.every = 6
