@@ -1,6 +1,7 @@
 """A trained model and scenes to draw with it, made anew if a generator can."""
 
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.evaluation import protocol
 
@@ -18,8 +19,8 @@ def load(
   """
   genvs = pretrained.load(checkpoint)
   config = genvs.config
-  if datasets.are_made(config):
-    config = datasets.with_one_split(config, "validation")
+  if dataset_builders.are_made(config):
+    config = dataset_builders.with_one_split(config, "validation")
     datasets.prepare(config, workdir)
   records = datasets.load_split(config, workdir, "validation")
   config.evaluate.input_views = (0,)

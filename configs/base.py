@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Scenes and their views.
   data = config.data = ml_collections.ConfigDict()
-  data.dataset = "folder"  # cars, chairs, synthetic_cars or folder
+  data.dataset = "folder"  # see docs/data.md
   # Added to the prepared dataset's name, which tells two of a kind apart; "":
   # a folder is named by its source.
   data.name = ""
@@ -28,7 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
   # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.
   data.data_dir = ""
   # For --mode=prepare: folder, or zip files separated by commas, in SRN
-  # layout. synthetic_cars writes its scenes there ("" = beside the dataset).
+  # layout; for meshes, of 3D models. synthetic_cars writes its scenes there (""
+  # = beside the dataset).
   data.source = ""
   # For --mode=prepare: URL, or Google Drive file id, of a zip to fetch.
   data.url = ""
@@ -46,6 +47,26 @@ def get_config() -> ml_collections.ConfigDict:
   synthetic.views = 50  # per train and validation scene; test scenes have 251
   synthetic.image_size = 128  # pixels
   synthetic.seed = 0
+  # dataset "meshes": scenes rendered from the 3D models of data.source.
+  meshes = data.meshes = ml_collections.ConfigDict()
+  meshes.image_size = 128  # pixels
+  meshes.views = 50  # per train and validation scene; test scenes have 251
+  meshes.region = "sphere"  # where cameras stand: sphere, or its upper half
+  meshes.distance = 1.3  # of them from the object, whose diagonal is 1
+  # Axis of the files that points up: x, y, z; auto is y for glTF and OBJ, z
+  # for the others.
+  meshes.up = "auto"
+  meshes.crease = 35.0  # degrees; edges that bend more are sharp
+  # x, y, z and strength of each light, which stands still in the world.
+  meshes.lights = ((0.35, 0.25, 0.90, 0.38),)
+  meshes.ambient = 0.62  # what every surface gets
+  # Rays by which corners are darkened; 0 for none. 16 double the time.
+  meshes.occlusion_rays = 0
+  # File with lines like "train chairs_oak"; models it does not name are left
+  # out. "": chosen by the seed.
+  meshes.splits = ""
+  meshes.held_out = 0.1  # share for validation, and again for test
+  meshes.seed = 0  # of cameras and splits
 
   # The three networks: encoder, radiance field, denoiser.
   model = config.model = ml_collections.ConfigDict()

@@ -93,6 +93,10 @@ _FIELDS_BY_ROLE = {
     data.synthetic.train_scenes data.synthetic.validation_scenes
     data.synthetic.test_scenes data.synthetic.views data.synthetic.image_size
     data.synthetic.seed
+    data.meshes.image_size data.meshes.views data.meshes.region
+    data.meshes.distance data.meshes.up data.meshes.crease data.meshes.lights
+    data.meshes.ambient data.meshes.occlusion_rays data.meshes.splits
+    data.meshes.held_out data.meshes.seed
     model.encoder.remat model.denoiser.remat rendering.rays_per_chunk
     train.log_every train.image_grid_every train.image_grid_scenes
     train.profile
@@ -142,14 +146,17 @@ _OF_CONDITIONING = (
 # A field has an effect only if another one, its selector, is one of some
 # values.
 _ACTS_IF = {
+  **{
+    field: ("data.dataset", (dataset,))
+    for section, dataset in (
+      ("data.synthetic.", "synthetic_cars"),
+      ("data.meshes.", "meshes"),
+    )
+    for field in ROLES
+    if field.startswith(section)
+  },
   "data.near": ("data.dataset", ("folder",)),
   "data.far": ("data.dataset", ("folder",)),
-  "data.synthetic.train_scenes": ("data.dataset", ("synthetic_cars",)),
-  "data.synthetic.validation_scenes": ("data.dataset", ("synthetic_cars",)),
-  "data.synthetic.test_scenes": ("data.dataset", ("synthetic_cars",)),
-  "data.synthetic.views": ("data.dataset", ("synthetic_cars",)),
-  "data.synthetic.image_size": ("data.dataset", ("synthetic_cars",)),
-  "data.synthetic.seed": ("data.dataset", ("synthetic_cars",)),
   "data.url": ("data.dataset", ("cars", "chairs", "folder")),
   "model.encoder.decoder_width": ("model.encoder.name", ("resnet34_unet",)),
   "model.denoiser.augmentation": ("model.denoiser.name", ("ddpmpp",)),

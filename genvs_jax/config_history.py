@@ -47,6 +47,18 @@ ADDED = {
   "sample.film": "side_by_side",
   "sample.point_colours": "samples",
   "evaluate.field_fit": True,
+  "data.meshes.image_size": 128,
+  "data.meshes.views": 50,
+  "data.meshes.region": "sphere",
+  "data.meshes.distance": 1.3,
+  "data.meshes.up": "auto",
+  "data.meshes.crease": 35.0,
+  "data.meshes.lights": ((0.35, 0.25, 0.90, 0.38),),
+  "data.meshes.ambient": 0.62,
+  "data.meshes.occlusion_rays": 0,
+  "data.meshes.splits": "",
+  "data.meshes.held_out": 0.1,
+  "data.meshes.seed": 0,
 }
 # Values that were renamed with them.
 _RENAMED_VALUES = {
@@ -73,10 +85,14 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
       new_values = _RENAMED_VALUES.get(new, {})
       parent[new.rpartition(".")[2]] = new_values.get(value, value)
   for name, value in ADDED.items():
-    *path, field = name.split(".")
-    parent = config
+    first, *path, field = name.split(".")
+    parent = config.get(first)
+    if parent is None:
+      continue
     for section in path:
-      parent = parent.get(section, {})
-    if parent and field not in parent:
+      if section not in parent:
+        parent[section] = ml_collections.ConfigDict()
+      parent = parent[section]
+    if field not in parent:
       parent[field] = value
   return config

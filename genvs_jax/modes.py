@@ -91,7 +91,7 @@ def _of_checkpoint(
   """The command with the config of its checkpoint, a folder for what it writes
   and, where its scenes are made, the mode that makes them."""
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
-  from genvs_jax.data import datasets  # noqa: PLC0415
+  from genvs_jax.data import dataset_builders  # noqa: PLC0415
 
   path = command.checkpoint or ""
   config = pretrained.read_config(path, command.step)
@@ -101,9 +101,9 @@ def _of_checkpoint(
   # .../NAME/checkpoints/500 is known by its NAME.
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
-  if datasets.are_made(config) and names != ("view",):
+  if dataset_builders.are_made(config) and names != ("view",):
     section = config.evaluate if names == ("evaluate",) else config.sample
-    config = datasets.with_one_split(config, section.split)
+    config = dataset_builders.with_one_split(config, section.split)
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
 

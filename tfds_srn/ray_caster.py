@@ -7,6 +7,7 @@ are RGB in [0,1] on white.
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def render_view(
   pose = np.asarray(pose, np.float64)
   origin, rotation = pose[:3, 3], pose[:3, :3]
   focal = FOCAL_PER_WIDTH * size
-  top, bottom, left, right = _image_bounds(solid, pose, focal, size)
+  top, bottom, left, right = image_bounds(solid.half_extent, pose, focal, size)
   rows = (np.arange((bottom - top) * supersampling) + 0.5) / supersampling
   columns = (np.arange((right - left) * supersampling) + 0.5) / supersampling
   y, x = np.meshgrid(rows + top, columns + left, indexing="ij")
@@ -133,12 +134,14 @@ def trace(solid: Solid, origin, directions) -> tuple[np.ndarray, np.ndarray]:
   return nearest, colour
 
 
-def _image_bounds(solid: Solid, pose, focal, size) -> tuple[int, int, int, int]:
+def image_bounds(
+  half_extent: Sequence[float], pose: np.ndarray, focal: float, size: int
+) -> tuple[int, int, int, int]:
   """Pixel rows and columns (top, bottom, left, right) outside which all is
-  white: the projected corners of the solid's box, or everything if one of them
-  lies behind the camera."""
+  white: the projected corners of a box around the origin, or everything if one
+  of them lies behind the camera."""
   signs = np.stack(np.meshgrid(*[(-1, 1)] * 3), -1).reshape(-1, 3)
-  corners = signs * solid.half_extent - pose[:3, 3]
+  corners = signs * half_extent - pose[:3, 3]
   x, y, z = (corners @ pose[:3, :3]).T
   if z.min() < 1e-3:
     return 0, size, 0, size

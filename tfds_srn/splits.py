@@ -16,7 +16,7 @@ from tfds_srn import scenes
 from tfds_srn import trees
 
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {
+NAMES = {
   "train": "train",
   "val": "validation",
   "validation": "validation",
@@ -116,7 +116,7 @@ def _split_folders(
 
 
 def _split_of(name: str) -> str | None:
-  return _SPLIT_NAMES.get(re.split(r"[_\-]", name)[-1].lower())
+  return NAMES.get(re.split(r"[_\-]", name)[-1].lower())
 
 
 def _is_scene(tree: trees.Tree, path: str) -> bool:

@@ -10,6 +10,7 @@ the views it uses. Building and reading need no TensorFlow:
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from tfds_srn import progress_of
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import synthetic
+from tfds_srn.meshes import mesh_scenes
 
 WHERE_TO_FIND = """\
 SRN scenes are published by two groups, for non-commercial research under \
@@ -52,11 +54,13 @@ class SrnConfig(tfds.core.BuilderConfig):
       from each scene's camera distance.
     far: farthest depth of interest.
     synthetic: arguments of `synthetic.write_scenes`; None for real scenes.
+    meshes: how 3D models are rendered; None for scenes that are pictures.
   """
 
   near: float = 0.0
   far: float = 0.0
   synthetic: dict | None = None
+  meshes: mesh_scenes.Options | None = None
 
   def variant(self, name: str, **fields) -> "SrnConfig":
     """The same with another name and some other fields."""
@@ -83,6 +87,11 @@ CONFIGS = {
     far=1.8,
     description="Procedural cars with depth.",
     synthetic=DEFAULT_SYNTHETIC,
+  ),
+  "meshes": SrnConfig(
+    name="meshes",
+    description="Anybody's 3D models, rendered.",
+    meshes=mesh_scenes.Options(),
   ),
   "folder": SrnConfig(
     name="folder", description="Anybody's scenes in SRN layout."
@@ -162,14 +171,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    source = self._find_source(dl_manager)
+    source, unrendered = self._find_source(dl_manager)
     folders = splits.find_scenes(source)
     every_folder = [folder for group in folders.values() for folder in group]
     summaries, problems = scenes.survey(
       self._progress(every_folder, len(every_folder), "checking scenes")
     )
-    if problems:
-      every = [line for lines in problems.values() for line in lines]
+    every = [line for lines in problems.values() for line in lines]
+    every += unrendered
+    if every:
       if not self._skip_bad_scenes:
         raise scenes.BadScenesError(every)
       for line in every:
@@ -196,7 +206,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }
     self.info.metadata["made_from"] = {
       **self.description_of_source(),
-      "listing": splits.listing_digest(source),
+      # Rendered scenes are as old as their models.
+      "listing": splits.listing_digest(
+        self._scene_source if self.builder_config.meshes else source
+      ),
     }
     self.info.metadata["scenes"] = {
       split: self._ranges([summaries[folder] for folder in group])
@@ -221,11 +234,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     if self._scene_source:
       paths = [pathlib.Path(p.strip()) for p in source.split(",")]
       source = ",".join(str(p.expanduser().resolve()) for p in paths)
+    options = dataclasses.asdict(config.meshes) if config.meshes else {}
     return {
       "source": source,
       "near": config.near,
       "far": config.far,
       "version": str(self.version),
+      **({"meshes": json.dumps(options)} if options else {}),
     }
 
   def _ranges(self, summaries: list[scenes.Summary]) -> dict[str, list[float]]:
@@ -267,10 +282,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       return config.near, config.far
     return _NEAR_SHARE * distance, _FAR_SHARE * distance
 
-  def _find_source(self, dl_manager) -> str:
-    """Where the scenes lie, after writing or fetching them if need be."""
+  def _find_source(self, dl_manager) -> tuple[str, list[str]]:
+    """Where the scenes lie, after rendering or fetching them if need be, and
+    what could not be rendered."""
     config: SrnConfig = self.builder_config
     downloads = pathlib.Path(os.fspath(dl_manager.download_dir))
+    if config.meshes is not None:
+      if not self._scene_source:
+        raise ValueError(
+          "data.dataset = 'meshes' needs the folder of the 3D models: set"
+          " --config.data.source=FOLDER"
+        )
+      folder, problems = mesh_scenes.write_scenes(
+        downloads / f"{config.name}_scenes",
+        self._scene_source,
+        config.meshes,
+        progress=self._progress,
+      )
+      return str(folder), problems
+    return self._find_pictures(downloads, dl_manager), []
+
+  def _find_pictures(self, downloads: pathlib.Path, dl_manager) -> str:
+    config: SrnConfig = self.builder_config
     if config.synthetic is not None:
       folder = self._scene_source or downloads / f"{config.name}_scenes"
       logging.info("writing synthetic scenes to %s", folder)

@@ -15,64 +15,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 import tfds_srn
-from genvs_jax.runtime import console
-from genvs_jax.runtime import messages
+from genvs_jax.data import dataset_builders
 from tfds_srn import splits
-from tfds_srn import tfds_srn_dataset_builder as srn
 
 Record = dict[str, Any]
 
 
 class DatasetMissingError(ValueError):
   """The dataset, or a split of it, has not been prepared."""
-
-
-def build_builder(
-  config: ml_collections.ConfigDict, workdir: str, skip_bad_scenes: bool = False
-) -> tfds_srn.Builder:
-  """The TFDS builder that `config.data` names.
-
-  Synthetic scenes with numbers of their own, and folders, get names of their
-  own, so that two of them can share a data_dir.
-  """
-  data = config.data
-  messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
-  dataset: str | tfds_srn.SrnConfig = data.dataset
-  if data.dataset == "synthetic_cars":
-    s = data.synthetic
-    arguments = {
-      "counts": {
-        "train": s.train_scenes,
-        "val": s.validation_scenes,
-        "test": s.test_scenes,
-      },
-      "views": s.views,
-      "size": s.image_size,
-      "seed": s.seed,
-    }
-    name = "synthetic_cars"
-    if arguments != srn.DEFAULT_SYNTHETIC:
-      counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
-      name += f"_{counts}x{s.views}_{s.image_size}px_seed{s.seed}"
-    if data.name:
-      name += f"_{data.name}"
-    if name != "synthetic_cars":
-      dataset = srn.CONFIGS[data.dataset].variant(name, synthetic=arguments)
-  elif data.dataset == "folder":
-    stem = data.name or pathlib.PurePath(data.source.split(",")[0]).stem
-    dataset = srn.CONFIGS["folder"].variant(
-      f"folder_{stem}" if stem else "folder", near=data.near, far=data.far
-    )
-  elif data.name:
-    dataset = srn.CONFIGS[data.dataset].variant(f"{data.dataset}_{data.name}")
-  return tfds_srn.Builder(
-    config=dataset,
-    data_dir=expand(data.data_dir, workdir) or None,
-    source=expand(data.source, workdir),
-    url=data.url,
-    skip_bad_scenes=skip_bad_scenes,
-    progress=console.progress,
-  )
 
 
 def prepare(
@@ -93,7 +43,7 @@ def prepare(
     ValueError: if a dataset of that name was made from something else, or
       scenes cannot be read.
   """
-  builder = build_builder(config, workdir, skip_bad_scenes)
+  builder = dataset_builders.build_builder(config, workdir, skip_bad_scenes)
   folder = pathlib.Path(os.fspath(builder.data_dir))
   before = folder.with_name(f"{folder.name}.before")
   if builder.is_prepared():
@@ -104,7 +54,7 @@ def prepare(
     if before.exists():
       shutil.rmtree(before)
     folder.rename(before)
-    builder = build_builder(config, workdir, skip_bad_scenes)
+    builder = dataset_builders.build_builder(config, workdir, skip_bad_scenes)
   try:
     # TFDS has bars and lines of its own, of steps that nobody waits for.
     tfds.disable_progress_bar()
@@ -121,7 +71,7 @@ def prepare(
 
 def describe(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
   """Lines on what a prepared dataset holds: scenes, views, size, bounds."""
-  builder = build_builder(config, workdir)
+  builder = dataset_builders.build_builder(config, workdir)
   ranges = dict((builder.info.metadata or {}).get("scenes", {}))
   counts = [
     f"{split} {info.num_examples:,}"
@@ -147,7 +97,8 @@ def describe(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
 
 def _span(low: float, high: float) -> str:
   """Two numbers that may be the same."""
-  return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+  first, last = f"{low:.3g}", f"{high:.3g}"
+  return first if first == last else f"{first} to {last}"
 
 
 def _check_source(
@@ -192,7 +143,7 @@ def _check_source(
 
 def identity(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """What tells a dataset from others of its name: scenes and their origin."""
-  builder = build_builder(config, workdir)
+  builder = dataset_builders.build_builder(config, workdir)
   metadata = dict(builder.info.metadata or {})
   return {
     "name": builder.builder_config.name,
@@ -216,7 +167,7 @@ def load_split(
     DatasetMissingError: with a sentence on how to prepare it.
     ValueError: if it was made from other scenes than the config names.
   """
-  builder = build_builder(config, workdir)
+  builder = dataset_builders.build_builder(config, workdir)
   if not builder.is_prepared():
     raise DatasetMissingError(
       f"dataset {config.data.dataset} is not in {builder.data_dir}: prepare it"
@@ -352,38 +303,3 @@ def _refuse_off_centre(
       " off the centre, but frustum.kind = 'unit_cube' takes it for the centre:"
       " set frustum.kind=near_far, or crop around the principal point"
     )
-
-
-def are_made(config: ml_collections.ConfigDict) -> bool:
-  """Whether the scenes come from a generator, and so can be had anywhere."""
-  return config.data.dataset == "synthetic_cars"
-
-
-def with_one_split(
-  config: ml_collections.ConfigDict, split: str
-) -> ml_collections.ConfigDict:
-  """A config whose generated dataset is soon made: one split has its scenes,
-  the same as before, the others one each."""
-  config = config.copy_and_resolve_references()
-  config.data.data_dir = "WORKDIR/data"
-  for other in splits.SPLITS:
-    if other != split:
-      config.data.synthetic[f"{other}_scenes"] = 1
-  config.evaluate.baselines = False  # the mean of all training views is one
-  return config
-
-
-def expand(path: str, workdir: str) -> str:
-  """A path in which a leading WORKDIR stands for --workdir.
-
-  Raises:
-    ValueError: if it does and there is none.
-  """
-  if path.split("/")[0] == "WORKDIR" and not workdir:
-    raise ValueError(
-      f"{path} lies in the workdir, but --workdir is not given: give it, or set"
-      " --config.data.data_dir to another folder"
-    )
-  if path == "WORKDIR" or path.startswith("WORKDIR/"):
-    return os.path.join(workdir, path[len("WORKDIR/") :])
-  return os.path.expanduser(path)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from genvs_jax.images import squares
-from tfds_srn import synthetic
+from tfds_srn import srn_writer
 
 Record = dict[str, Any]
 
@@ -61,7 +61,7 @@ def decode_depths(
   depths = []
   for i in views:
     png = np.array(Image.open(io.BytesIO(record["depths"][i])))
-    full = _pad_to_square(png.astype(np.float32) / synthetic.DEPTH_UNITS)
+    full = _pad_to_square(png.astype(np.float32) / srn_writer.DEPTH_UNITS)
     covered, total = (
       np.array(Image.fromarray(x).resize(size, Image.Resampling.BOX))
       for x in ((full > 0).astype(np.float32), full)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from tfds_srn import camera_poses
 from tfds_srn import cars
 from tfds_srn import ray_caster
-from tfds_srn import synthetic
 
-VIEWS = synthetic.SPIRAL_VIEWS
+VIEWS = camera_poses.SPIRAL_VIEWS
 _SPLIT = "test"
 
 
@@ -24,7 +24,7 @@ def input_view(
   Returns:
     images u8 [1,size,size,3], poses f32 [1,4,4], intrinsics f32 [4].
   """
-  pose = synthetic.spiral_poses()[view]
+  pose = camera_poses.spiral_poses()[view]
   car = cars.sample_car(seed, _SPLIT, scene)
   image, _ = ray_caster.render_view(car, pose, size)
   focal = ray_caster.FOCAL_PER_WIDTH * size

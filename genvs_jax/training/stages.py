@@ -18,6 +18,7 @@ from absl import logging
 from genvs_jax import config_fields
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import loading
 from genvs_jax.models import builders
@@ -135,8 +136,8 @@ def render_stage(
   config.diffusion.target = "image"
   config.diffusion.sigma_data = config.diffusion.sigma_data or 0.5
   # The folder is another one, the data the same.
-  config.data.data_dir = datasets.expand(config.data.data_dir, workdir)
-  config.data.source = datasets.expand(config.data.source, workdir)
+  config.data.data_dir = dataset_builders.expand(config.data.data_dir, workdir)
+  config.data.source = dataset_builders.expand(config.data.source, workdir)
   return config
 
 

@@ -10,6 +10,7 @@ from absl import logging
 from PIL import Image
 from PIL import ImageOps
 
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import made_scenes
@@ -51,7 +52,7 @@ def build_scenes(
   try:
     records = datasets.load_split(config, workdir, split)
   except ValueError as error:
-    if not datasets.are_made(config):
+    if not dataset_builders.are_made(config):
       logging.warning("synthetic cars are shown instead of scenes: %s", error)
     return _made(config.data.synthetic.seed, size)
   resize = config.model.resize

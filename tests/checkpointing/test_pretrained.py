@@ -12,6 +12,7 @@ from genvs_jax import modes
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import command as convert
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 
 
@@ -124,7 +125,9 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
   assert (path / "turntable.mp4").exists() and "turntable.mp4" in film
   # Of the other splits one scene each is made.
   records = datasets.load_split(
-    datasets.with_one_split(pretrained.load(folder).config, "validation"),
+    dataset_builders.with_one_split(
+      pretrained.load(folder).config, "validation"
+    ),
     str(tmp_path / "outputs" / "tiny"),
     "train",
   )

@@ -8,6 +8,7 @@ import pytest
 from absl import logging
 
 from configs import debug
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import loading
 from tfds_srn import synthetic
@@ -177,7 +178,7 @@ def test_synthetic_datasets_take_a_name_as_well(config):
   config.data.dataset = "synthetic_cars"
   names = []
   for config.data.name in ("", "mine"):
-    names.append(datasets.build_builder(config, "").builder_config.name)
+    names.append(dataset_builders.build_builder(config, "").builder_config.name)
   assert names[1] == f"{names[0]}_mine"
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import debug
+from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import loading
@@ -208,9 +209,9 @@ def test_missing_split_is_named(tmp_path):
 def test_synthetic_sets_with_other_numbers_do_not_collide(tmp_path):
   config = debug.get_config()
   config.data.data_dir = str(tmp_path)
-  first = datasets.build_builder(config, "").data_dir
+  first = dataset_builders.build_builder(config, "").data_dir
   config.data.synthetic.seed = 7
-  assert datasets.build_builder(config, "").data_dir != first
+  assert dataset_builders.build_builder(config, "").data_dir != first
 
 
 def test_too_few_views_are_refused(debug_config, records):

@@ -8,6 +8,7 @@ import pytest
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import unit_cube
+from tfds_srn import camera_poses
 from tfds_srn import cars
 from tfds_srn import ray_caster
 from tfds_srn import synthetic
@@ -55,7 +56,7 @@ def test_central_ray_of_a_camera_that_looks_at_the_origin():
 
 
 def test_srn_spiral_agrees_with_the_synthetic_module():
-  ours, theirs = camera_paths.srn_spiral(), synthetic.spiral_poses()
+  ours, theirs = camera_paths.srn_spiral(), camera_poses.spiral_poses()
   np.testing.assert_allclose(ours, theirs, atol=3e-6)
   np.testing.assert_allclose(
     ours[250, :3, :2], [[-1, 0], [0, 1], [0, 0]], atol=1e-6

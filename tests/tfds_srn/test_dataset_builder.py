@@ -82,7 +82,13 @@ def test_tfds_finds_the_dataset_by_name(source, tmp_path):
 
 
 def test_published_configs():
-  assert set(srn.CONFIGS) == {"cars", "chairs", "synthetic_cars", "folder"}
+  assert set(srn.CONFIGS) == {
+    "cars",
+    "chairs",
+    "synthetic_cars",
+    "meshes",
+    "folder",
+  }
   chairs = srn.CONFIGS["chairs"]
   assert (chairs.near, chairs.far) == (1.25, 2.75)
 

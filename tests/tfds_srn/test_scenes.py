@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfds_srn import camera_poses
 from tfds_srn import scenes
 from tfds_srn import splits
+from tfds_srn import srn_writer
 from tfds_srn import synthetic
 
 
@@ -29,7 +31,7 @@ def write(root: pathlib.Path, packaging: str = "pixelnerf", **counts):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
   root = tmp_path_factory.mktemp("both")
-  return {p: write(root / p, p, train=2, val=1) for p in synthetic.PACKAGINGS}
+  return {p: write(root / p, p, train=2, val=1) for p in srn_writer.PACKAGINGS}
 
 
 def zip_folder(folder: pathlib.Path, target: pathlib.Path, below: str = ""):
@@ -50,7 +52,7 @@ def assert_same(a: scenes.Scene, b: scenes.Scene):
 
 def test_both_packagings_give_the_same_scene(both):
   a, b = (
-    splits.find_scenes(str(both[p]))["train"][0] for p in synthetic.PACKAGINGS
+    splits.find_scenes(str(both[p]))["train"][0] for p in srn_writer.PACKAGINGS
   )
   first, second = scenes.read_scene(a), scenes.read_scene(b)
   assert_same(first, second)
@@ -124,7 +126,7 @@ def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
       Image.new("RGBA", (20, 10), (i, 0, 0, 255)).save(
         tmp_path / name / "rgb" / f"{key}.png"
       )
-      pose = synthetic.look_at_origin(np.array([1.0 + i, 0.5, 0.2]))
+      pose = camera_poses.look_at_origin(np.array([1.0 + i, 0.5, 0.2]))
       lines = "\n".join(" ".join(map(str, row)) for row in pose.tolist())
       (tmp_path / name / "pose" / f"{key}.txt").write_text(lines)
     (tmp_path / name / "intrinsics.txt").write_text(

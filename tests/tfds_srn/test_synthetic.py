@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfds_srn import camera_poses
 from tfds_srn import cars
 from tfds_srn import ray_caster
 from tfds_srn import scenes
 from tfds_srn import splits
+from tfds_srn import srn_writer
 from tfds_srn import synthetic
 
 
@@ -68,7 +70,7 @@ def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
 
 
 def test_spiral_is_srn_s_closed_form():
-  poses = synthetic.spiral_poses()
+  poses = camera_poses.spiral_poses()
   assert poses.shape == (251, 4, 4)
   i = np.arange(251)
   azimuth, elevation = 0.08 * (250 - i), np.pi / 2 * i / 250
@@ -122,8 +124,8 @@ def test_cars_stay_inside_the_frustum_and_in_the_picture():
 def test_front_and_rear_differ_and_cars_vary():
   sampled = [cars.sample_car(0, "train", i) for i in range(60)]
   assert len({car.label for car in sampled}) == 6
-  front = synthetic.look_at_origin(np.array([1.3, 0, 0]))
-  rear = synthetic.look_at_origin(np.array([-1.3, 0, 0]))
+  front = camera_poses.look_at_origin(np.array([1.3, 0, 0]))
+  rear = camera_poses.look_at_origin(np.array([-1.3, 0, 0]))
   views = [
     [ray_caster.render_view(car, pose, 32)[0] for pose in (front, rear)]
     for car in sampled[:10]
@@ -136,8 +138,8 @@ def test_front_and_rear_differ_and_cars_vary():
 
 
 def test_left_and_right_differ_for_some_cars():
-  left = synthetic.look_at_origin(np.array([0, 1.3, 0.2]))
-  right = synthetic.look_at_origin(np.array([0, -1.3, 0.2]))
+  left = camera_poses.look_at_origin(np.array([0, 1.3, 0.2]))
+  right = camera_poses.look_at_origin(np.array([0, -1.3, 0.2]))
   differ = []
   for i in range(30):
     car = cars.sample_car(0, "train", i)
@@ -166,6 +168,6 @@ def test_written_depth_is_the_rendered_one(tmp_path):
   pose = synthetic.train_poses(0, "val", 0, 1)[0]
   _, depth = ray_caster.render_view(cars.sample_car(0, "val", 0), pose, 32)
   stored = np.array(Image.open(next(tmp_path.rglob("depth/*.png"))))
-  np.testing.assert_allclose(stored / synthetic.DEPTH_UNITS, depth, atol=6e-5)
+  np.testing.assert_allclose(stored / srn_writer.DEPTH_UNITS, depth, atol=6e-5)
   marker = json.loads((tmp_path / "synthetic.json").read_text())
   assert marker["counts"]["val"] == 1

@@ -1,0 +1,111 @@
+"""The TFDS builder that a config names, and where its dataset lies."""
+
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+import tfds_srn
+from genvs_jax.runtime import console
+from genvs_jax.runtime import messages
+from tfds_srn import splits
+from tfds_srn import tfds_srn_dataset_builder as srn
+from tfds_srn.meshes import mesh_scenes
+
+
+def build_builder(
+  config: ml_collections.ConfigDict, workdir: str, skip_bad_scenes: bool = False
+) -> tfds_srn.Builder:
+  """The TFDS builder that `config.data` names.
+
+  Scenes that are made with numbers of their own, and folders, get names of
+  their own, so that two of them can share a data_dir.
+
+  Args:
+    config: data is read from it.
+    workdir: where a data_dir of WORKDIR lies.
+    skip_bad_scenes: leave unreadable scenes out.
+  """
+  data = config.data
+  messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
+  name, fields = _name_and_fields(data)
+  dataset = srn.CONFIGS[data.dataset]
+  return tfds_srn.Builder(
+    config=dataset.variant(name, **fields)
+    if fields or name != data.dataset
+    else data.dataset,
+    data_dir=expand(data.data_dir, workdir) or None,
+    source=expand(data.source, workdir),
+    url=data.url,
+    skip_bad_scenes=skip_bad_scenes,
+    progress=console.progress,
+  )
+
+
+def _name_and_fields(data: Any) -> tuple[str, dict[str, Any]]:
+  """Name of a dataset, and what of its `SrnConfig` is not as usual."""
+  suffix = f"_{data.name}" if data.name else ""
+  stem = data.name or pathlib.PurePath(data.source.split(",")[0]).stem
+  if data.dataset == "synthetic_cars":
+    s = data.synthetic
+    arguments = {
+      "counts": {
+        "train": s.train_scenes,
+        "val": s.validation_scenes,
+        "test": s.test_scenes,
+      },
+      "views": s.views,
+      "size": s.image_size,
+      "seed": s.seed,
+    }
+    if arguments == srn.DEFAULT_SYNTHETIC:
+      return f"synthetic_cars{suffix}", {}
+    counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
+    return (
+      f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}{suffix}",
+      {"synthetic": arguments},
+    )
+  if data.dataset == "meshes":
+    options = mesh_scenes.Options(**data.meshes.to_dict())
+    name = f"meshes_{stem}_{options.image_size}px_seed{options.seed}"
+    return name, {"meshes": options}
+  if data.dataset == "folder":
+    name = f"folder_{stem}" if stem else "folder"
+    return name, {"near": data.near, "far": data.far}
+  return f"{data.dataset}{suffix}", {}
+
+
+def are_made(config: ml_collections.ConfigDict) -> bool:
+  """Whether the scenes come from a generator, and so can be had anywhere."""
+  return config.data.dataset == "synthetic_cars"
+
+
+def with_one_split(
+  config: ml_collections.ConfigDict, split: str
+) -> ml_collections.ConfigDict:
+  """A config whose generated dataset is soon made: one split has its scenes,
+  the same as before, the others one each."""
+  config = config.copy_and_resolve_references()
+  config.data.data_dir = "WORKDIR/data"
+  for other in splits.SPLITS:
+    if other != split:
+      config.data.synthetic[f"{other}_scenes"] = 1
+  config.evaluate.baselines = False  # the mean of all training views is one
+  return config
+
+
+def expand(path: str, workdir: str) -> str:
+  """A path in which a leading WORKDIR stands for --workdir.
+
+  Raises:
+    ValueError: if it does and there is none.
+  """
+  if path.split("/")[0] == "WORKDIR" and not workdir:
+    raise ValueError(
+      f"{path} lies in the workdir, but --workdir is not given: give it, or set"
+      " --config.data.data_dir to another folder"
+    )
+  if path == "WORKDIR" or path.startswith("WORKDIR/"):
+    return os.path.join(workdir, path[len("WORKDIR/") :])
+  return os.path.expanduser(path)
