@@ -10,6 +10,7 @@ the modes of the config run one after another.
 """
 
 import os
+import sys
 import time
 
 from absl import app
@@ -89,11 +90,9 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 
 def main(argv: list[str]) -> int:
-  console.hide_library_notes()
+  console.set_up_log()
   if len(argv) > 1:
-    raise app.UsageError(
-      f"unexpected argument {argv[1]!r}: flags start with --"
-    )
+    sys.exit(f"error: unexpected argument {argv[1]!r}: flags start with --")
   return console.report(_run)
 
 
@@ -103,7 +102,8 @@ def _run() -> list[str]:
   names = modes.required_flags(_MODE.value, _CHECKPOINT.value)
   missing = [f"--{name}" for name in names if not values[name]]
   if missing:
-    raise ValueError(f"{' and '.join(missing)} must be given")
+    instead = modes.instead_of_flags(_MODE.value)
+    raise ValueError(f"{' and '.join(missing)} must be given{instead}")
   fields = {k: v for k, v in values.items() if k in modes.Command._fields}
   command = modes.Command(
     **{

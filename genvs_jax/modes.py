@@ -85,6 +85,13 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
   return ["checkpoint"] if is_enough else ["config", "workdir"]
 
 
+def instead_of_flags(mode: str | None) -> str:
+  """What would do in the place of --config and --workdir, for a message."""
+  if mode not in ("evaluate", "sample", "view"):
+    return ""
+  return ", or --checkpoint alone (such as --checkpoint=cars64-small)"
+
+
 def _of_checkpoint(
   command: Command, names: tuple[str, ...]
 ) -> tuple[Command, tuple[str, ...]]:
@@ -101,9 +108,16 @@ def _of_checkpoint(
   # .../NAME/checkpoints/500 is known by its NAME.
   names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
   workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
-  if dataset_builders.are_made(config) and names != ("view",):
-    section = config.evaluate if names == ("evaluate",) else config.sample
-    config = dataset_builders.with_one_split(config, section.split)
+  if (
+    dataset_builders.are_made(config)
+    and names != ("view",)
+    and not command.images
+  ):
+    is_scored = names == ("evaluate",)
+    section = config.evaluate if is_scored else config.sample
+    sample = config.sample
+    number = command.limit if is_scored else sample.scene + sample.scenes
+    config = dataset_builders.with_one_split(config, section.split, number)
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
 
@@ -209,8 +223,16 @@ def evaluate(command: Command) -> list[str]:
 
 def sample(command: Command) -> list[str]:
   """Draws scenes along a path."""
+  from genvs_jax.sampling import exports  # noqa: PLC0415
   from genvs_jax.sampling import sample_scenes  # noqa: PLC0415
 
+  exports.check(command.export)
+  idle = {"sample.scene", "sample.scenes", "sample.split"}
+  if command.images and (idle := idle & set(command.overrides)):
+    raise ValueError(
+      f"{min(idle)} has no effect with --images, which are the scenes: leave it"
+      " out"
+    )
   checkpoint, config = _load(command)
   scenes = sample_scenes.sample(
     config,
@@ -220,10 +242,11 @@ def sample(command: Command) -> list[str]:
     command.images,
     command.export,
   )
-  lines = []
-  for paths in scenes:
-    label = "turntable   " if "mp4" in paths else "pictures    "
-    lines.append(f"{label} {', '.join(map(str, paths.values()))}")
+  lines = [
+    f"{'turntable' if kind == 'mp4' else kind:12s} {path}"
+    for paths in scenes
+    for kind, path in paths.items()
+  ]
   if not command.images and "mp4" in scenes[0]:
     following = config.sample.scene + config.sample.scenes
     another = console.command_line(
@@ -237,6 +260,7 @@ def view(command: Command) -> list[str]:
   """Shows scenes in the browser until Ctrl-C."""
   from genvs_jax.viewer import serve  # noqa: PLC0415
 
+  serve.check()
   checkpoint, config = _load(command)
   page, server = serve.open_page(
     config,

@@ -80,6 +80,40 @@ def test_each_mode_says_which_flags_it_needs():
   assert "--workdir is not given" in refused("--config=debug", "--mode=prepare")
 
 
+@pytest.mark.parametrize(
+  "args,message",
+  [
+    (["--mode=sampel", "--config=debug"], "did you mean 'sample'?"),
+    (["sample"], "unexpected argument 'sample': flags start with --"),
+    (["--wrokdir=/tmp"], "Unknown command line flag 'wrokdir'"),
+    (["--port=abc"], "port"),
+    (["--mode=sample"], "must be given, or --checkpoint alone (such as"),
+    (
+      ["--mode=sample", "--checkpoint=cars64_small"],
+      "did you mean 'cars64-small'?",
+    ),
+    (
+      ["--mode=sample", "--checkpoint=cars64-small", "--images=launch.py"],
+      "launch.py is not a picture, expected one of .png",
+    ),
+    (
+      [
+        "--mode=sample",
+        "--checkpoint=cars64-small",
+        "--images=launch.py",
+        "--config.sample.scene=3",
+      ],
+      "sample.scene has no effect with --images",
+    ),
+  ],
+)
+def test_what_is_mistyped_is_one_line(args, message):
+  answer = refused(*args)
+  (line,) = [x for x in answer.splitlines() if "error: " in x]
+  assert message in line and "FATAL" not in answer
+  assert len(answer.splitlines()) < 5
+
+
 def test_configs_are_found_by_name(tmp_path):
   message = refused("--config=cars63", f"--workdir={tmp_path}")
   assert "did you mean 'cars64'?" in message and "reference128" in message

@@ -3,11 +3,11 @@
 import concurrent.futures
 import json
 import multiprocessing
+import os
 import pathlib
 import shutil
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
@@ -51,7 +51,8 @@ def write_scene(
     notes: what else is known of the object, for object.json.
   """
   folder = pathlib.Path(folder)
-  unfinished = folder.with_name(f".{folder.name}")
+  # Two commands that write the same scene do not meet.
+  unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
   shutil.rmtree(unfinished, ignore_errors=True)
   for name in ("rgb", "pose") + (("depth",) if with_depth else ()):
     (unfinished / name).mkdir(parents=True)
@@ -70,17 +71,20 @@ def write_scene(
   if notes is not None:
     (unfinished / "object.json").write_text(f"{json.dumps(notes, indent=1)}\n")
   shutil.rmtree(folder, ignore_errors=True)
-  unfinished.rename(folder)
+  try:
+    unfinished.rename(folder)
+  except OSError:  # the other one was faster
+    shutil.rmtree(unfinished)
 
 
-def map_in_processes(
+def run_in_processes(
   function: Callable[[Spec], Result],
   specs: Sequence[Spec],
   what: str,
   processes: int | None,
   progress: progress_of.Progress,
-) -> Iterator[Result]:
-  """Results of a function of a module, in order, as they are ready.
+) -> list[Result]:
+  """Results of a function of a module, in order.
 
   Args:
     function: to call.
@@ -89,15 +93,16 @@ def map_in_processes(
     processes: to share the work; None for one per core.
     progress: see `progress_of`.
   """
+  if not specs:
+    return []
   if processes == 1:
-    yield from progress(map(function, specs), len(specs), what)
-    return
+    return list(progress(map(function, specs), len(specs), what))
   # Spawned, not forked: the caller may have threads, as JAX does.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
     try:
       done = pool.map(function, specs, chunksize=2)
-      yield from progress(done, len(specs), what)
+      return list(progress(done, len(specs), what))
     except BaseException:
       pool.shutdown(wait=False, cancel_futures=True)
       raise

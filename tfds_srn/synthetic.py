@@ -78,11 +78,10 @@ def write_scenes(
   processes: int | None = None,
   progress: progress_of.Progress = progress_of.silent,
 ) -> pathlib.Path:
-  """Writes `root/cars_{train,val,test}/<id>/...`, reusing a finished folder.
+  """Writes those of `root/cars_{train,val,test}/<id>/...` that are not there.
 
   Args:
-    root: folder to write; `root/synthetic.json` marks a finished one and
-      holds these arguments.
+    root: folder to write; `root/synthetic.json` holds these arguments.
     counts: scenes by split, keys among `cars.SPLITS`.
     size: width and height in pixels.
     views: random views per scene in splits outside `spiral_splits`.
@@ -120,7 +119,8 @@ def write_scenes(
         f"{root} holds synthetic scenes made with {earlier}, expected"
         f" {arguments}: name another folder or remove this one"
       )
-    return root
+  root.mkdir(parents=True, exist_ok=True)
+  marker.write_text(json.dumps(arguments))
   specs = [
     SceneSpec(
       folder=str(root / f"cars_{split}" / scene_id(seed, split, index)),
@@ -134,10 +134,8 @@ def write_scenes(
     for split in cars.SPLITS
     for index in range(counts.get(split, 0))
   ]
-  for _ in srn_writer.map_in_processes(
-    write_scene, specs, "writing synthetic scenes", processes, progress
-  ):
-    pass
-  root.mkdir(parents=True, exist_ok=True)
-  marker.write_text(json.dumps(arguments))
+  missing = [s for s in specs if not pathlib.Path(s.folder).exists()]
+  srn_writer.run_in_processes(
+    write_scene, missing, "writing synthetic scenes", processes, progress
+  )
   return root

@@ -5,6 +5,7 @@ Saving is asynchronous; an unfinished one is never listed.
 """
 
 import contextlib
+import difflib
 import logging as logging_module
 import math
 import pathlib
@@ -337,9 +338,12 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
   elif (folder / FOLDER).exists():
     folder = folder / FOLDER
   if not folder.exists():
+    close = difflib.get_close_matches(path, packaged_names(), 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
     raise CheckpointError(
-      f"no checkpoint in {path}: expected a workdir, its {FOLDER} folder, one"
-      f" numbered folder in it, or {' or '.join(packaged_names()) or 'a name'}"
+      f"no checkpoint in {path}: {hint}expected a workdir, its {FOLDER} folder,"
+      " one numbered folder in it, or"
+      f" {' or '.join(packaged_names()) or 'a name'}"
     )
   steps = sorted(
     int(p.name) for p in folder.iterdir() if re.fullmatch(r"\d+", p.name)

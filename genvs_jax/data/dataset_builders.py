@@ -13,6 +13,8 @@ from tfds_srn import splits
 from tfds_srn import tfds_srn_dataset_builder as srn
 from tfds_srn.meshes import mesh_scenes
 
+_MADE_AT_A_TIME = 8  # scenes
+
 
 def build_builder(
   config: ml_collections.ConfigDict, workdir: str, skip_bad_scenes: bool = False
@@ -82,15 +84,25 @@ def are_made(config: ml_collections.ConfigDict) -> bool:
 
 
 def with_one_split(
-  config: ml_collections.ConfigDict, split: str
+  config: ml_collections.ConfigDict, split: str, number: int = 0
 ) -> ml_collections.ConfigDict:
   """A config whose generated dataset is soon made: one split has its scenes,
-  the same as before, the others one each."""
+  the same as before, the others one each.
+
+  Args:
+    config: data is read from it.
+    split: whose scenes are made.
+    number: how many of them, if not all; a few more are made for the next time.
+  """
   config = config.copy_and_resolve_references()
   config.data.data_dir = "WORKDIR/data"
   for other in splits.SPLITS:
     if other != split:
       config.data.synthetic[f"{other}_scenes"] = 1
+  scenes = config.data.synthetic[f"{split}_scenes"]
+  if number:
+    dozen = -(-number // _MADE_AT_A_TIME) * _MADE_AT_A_TIME
+    config.data.synthetic[f"{split}_scenes"] = min(scenes, dozen)
   config.evaluate.baselines = False  # the mean of all training views is one
   return config
 

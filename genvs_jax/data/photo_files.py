@@ -71,9 +71,10 @@ def read(
   if (root / "rgb").exists():
     photos, is_world_to_camera = _from_srn(root)
     return photos, "opencv", POSES[is_world_to_camera]
+  content = "no pictures" if any(root.iterdir()) else "nothing"
   raise ValueError(
-    f"{path}: expected {' or '.join(_TRANSFORMS)}; rgb/, pose/ and"
-    f" intrinsics.txt; or pictures ({', '.join(SUFFIXES)})"
+    f"{path} holds {content}, expected {' or '.join(_TRANSFORMS)}; rgb/, pose/"
+    f" and intrinsics.txt; or pictures ({', '.join(SUFFIXES)})"
   )
 
 
@@ -82,6 +83,10 @@ def _open(path: epath.Path) -> Image.Image:
     with path.open("rb") as file:
       image = Image.open(file)
       image.load()
+  except Image.UnidentifiedImageError as error:
+    raise ValueError(
+      f"{path} is not a picture, expected one of {', '.join(SUFFIXES)}"
+    ) from error
   except (OSError, Image.DecompressionBombError) as error:
     raise ValueError(f"{path}: {error}") from error
   # Phones store pictures as the sensor lies, and say how to turn them.

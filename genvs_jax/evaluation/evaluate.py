@@ -136,12 +136,11 @@ def _load(
       " expected 5 or more: set --config.sample.frames"
     )
   scorer = image_scores.Scorer(options.metric_weights)
-  for metric, names in scorer.left_out.items():
+  if scorer.left_out:
     logging.info(
-      "%s is left out: no weights %s in %s",
-      metric,
-      ", ".join(names),
+      "left out, for there are no weights in %s: %s",
       perceptual.weights.folder(options.metric_weights),
+      ", ".join(scorer.left_out),
     )
   store = score_files.Store(
     epath.Path(workdir) / "evaluation",
@@ -195,7 +194,7 @@ def _score_rollouts(
   score = rollout_scores.build_rollout_scores(
     config, model, variables, len(groups[0])
   )
-  for group in console.progress(groups, len(groups), "scoring rollouts"):
+  for group in console.progress(groups, len(groups), "rolling out"):
     inputs = [protocol.decode_inputs(config, work.records[i]) for i in group]
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]

@@ -1,5 +1,6 @@
 """Renders and samples of a group of scenes, a few target views at a time."""
 
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -64,10 +65,9 @@ class Predictor:
     self._split = sharding.split_batch(mesh)
     self._variables = jax.device_put(variables, sharding.replicated(mesh))
     self._seed, self._batch, self._batch_views = seed, batch, batch_views
-    self._encode = jax.jit(
-      lambda variables, inputs: view_synthesis.encode_views(
-        model, variables, inputs
-      )
+    self._encode = compilation.Program(
+      functools.partial(view_synthesis.encode_views, model),
+      "encoding of input views",
     )
     self._draw = compilation.Program(
       _build_draw(model, sampler), "drawing of scored views"

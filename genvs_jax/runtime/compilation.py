@@ -50,9 +50,10 @@ def compile_traced(
   """
   # That of devices that are here may have another name there (gpu and cuda).
   is_here = platform == jax.default_backend()
-  expected = flops.operations(traced.jaxpr) * _SECONDS_PER_OPERATION.get(
-    platform, _SECONDS_PER_OPERATION["gpu"]
-  )
+  seconds = _SECONDS_PER_OPERATION.get(platform, _SECONDS_PER_OPERATION["gpu"])
+  # What else is at work slows it.
+  busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+  expected = flops.operations(traced.jaxpr) * seconds * busy
   started = time.monotonic()
   with console.waiting(
     f"compiling the {what}", expected, expected >= _WORTH_TELLING

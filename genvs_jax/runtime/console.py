@@ -19,12 +19,12 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import TypeVar
 
-from absl import app
 from absl import flags
 from absl import logging
 
 # Beside the package in a checkout.
 _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+_OWN = {"genvs_jax", "tfds_srn", "launch.py"}
 # What libraries warn of in the course of things.
 _EXPECTED = (
   "Using custom data configuration",
@@ -43,16 +43,31 @@ class _OwnNotes(logging_module.Filter):
   """Lets warnings of all through, and notes of this project alone."""
 
   def filter(self, record: logging_module.LogRecord) -> bool:
-    if "site-packages" not in record.pathname:
+    path = pathlib.PurePath(record.pathname)
+    # An installed package lies there itself.
+    if "site-packages" not in path.parts or _OWN & set(path.parts):
       return True
     message = record.getMessage()
     is_expected = any(text in message for text in _EXPECTED)
     return record.levelno >= logging_module.WARNING and not is_expected
 
 
-def hide_library_notes() -> None:
-  """Keeps what libraries note of their work out of the log."""
-  logging.get_absl_handler().addFilter(_OwnNotes())
+class _Lines(logging_module.Formatter):
+  """The time and what is said, and where it is said if it is no note."""
+
+  def format(self, record: logging_module.LogRecord) -> str:
+    is_note = record.levelno == logging_module.INFO
+    level = "" if is_note else f"{record.levelname.lower()}: "
+    return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.getMessage()}"
+
+
+def set_up_log() -> None:
+  """Short lines, without what libraries note of their work; --verbosity=1 has
+  file and line of each."""
+  handler = logging.get_absl_handler()
+  handler.addFilter(_OwnNotes())
+  if logging.get_verbosity() <= logging.INFO:
+    handler.setFormatter(_Lines())
   show = sys.unraisablehook
 
   def hook(unraisable) -> None:
@@ -73,18 +88,21 @@ def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     total: how many they will be.
     what: is going on, such as "drawing frames".
   """
-  if sys.stderr.isatty():
-    import tqdm  # noqa: PLC0415  (wanted for this alone)
-
-    yield from tqdm.tqdm(
-      items, what, total, leave=False, dynamic_ncols=True, smoothing=0.1
-    )
+  if not total:
+    yield from items
     return
   started = last = time.monotonic()
+  if sys.stderr.isatty():
+    yield from _bar(items, total, what)
+    return
+  # The first item may wait for a program to be compiled, and tells nothing of
+  # the others.
+  second = started
   for number, item in enumerate(items):
     now = time.monotonic()
-    if number and now - last >= _LINE_SECONDS:
-      left = (now - started) / number * (total - number)
+    second = now if number == 1 else second
+    if number > 1 and now - last >= _LINE_SECONDS:
+      left = (now - second) / (number - 1) * (total - number)
       logging.info("%s: %d of %d, %s left", what, number, total, duration(left))
       last = now
     yield item
@@ -95,6 +113,23 @@ def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     total,
     duration(time.monotonic() - started),
   )
+
+
+def _bar(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+  """`progress` in a terminal."""
+  import tqdm  # noqa: PLC0415  (wanted for this alone)
+
+  with tqdm.tqdm(
+    desc=what, total=total, leave=False, dynamic_ncols=True, smoothing=0.1
+  ) as bar:
+    for number, item in enumerate(items):
+      if number == 1:  # see above
+        bar.reset(total)
+        bar.update(1)
+      elif number:
+        bar.update(1)
+      yield item
+    bar.update(1)
 
 
 @contextlib.contextmanager
@@ -185,15 +220,18 @@ def parse_flags(argv: list[str], description: str = "") -> list[str]:
     description: of it, for --help.
   """
   if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
-    print(_help(description))
-    sys.exit(0)
+    with contextlib.suppress(BrokenPipeError):  # of "| head"
+      print(_help(description), flush=True)
+    os._exit(0)
   argv = [argv[0], *(_with_config_path(arg) for arg in argv[1:])]
   set_fields = [arg for arg in argv if arg.startswith("--config.")]
   if set_fields and flag_value("config") is None and flag_value("checkpoint"):
     # Fields of the checkpoint's config, of which base.py has the names.
     argv.insert(1, f"--config={_CONFIGS / 'base.py'}")
   try:
-    return app.parse_flags_with_usage(argv)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(f"error: {str(error).rstrip('.')}{_near_mode()}")
   except (AttributeError, KeyError) as error:
     unknown, *nearest = re.findall(
       r"""['"]([\w.]+)['"]""", str(error).replace("\\", "")
@@ -202,6 +240,14 @@ def parse_flags(argv: list[str], description: str = "") -> list[str]:
     flag = next((a for a in args if unknown in a.split(".")), unknown)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     sys.exit(f"error: {flag}: the config has no field {unknown!r}{hint}")
+
+
+def _near_mode() -> str:
+  """A guess at the mode that was meant, if it is none."""
+  names = getattr(flags.FLAGS["mode"].parser, "enum_values", ())
+  value = flag_value("mode") or ""
+  close = difflib.get_close_matches(value, names, 1)
+  return f"; did you mean {close[0]!r}?" if close and value not in names else ""
 
 
 def _with_config_path(arg: str) -> str:

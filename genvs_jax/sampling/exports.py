@@ -5,6 +5,7 @@ mesh is a level of the field's density (Lorensen & Cline 1987, marching cubes by
 scikit-image), coloured by the field. World units, up +z.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -142,6 +143,14 @@ def mesh_of_field(
   )
 
 
+def check(kind: str) -> None:
+  """Raises ValueError if files of this kind need what is not installed."""
+  if kind == "glb" and importlib.util.find_spec("trimesh") is None:
+    raise ValueError(
+      "--export=glb needs trimesh: pip install 'trimesh>=4' (or '.[meshes]')"
+    )
+
+
 def save(path: epath.Path, mesh: Mesh) -> None:
   """Writes a file of the kind that its name ends in, .ply or .glb."""
   write = {".ply": ply, ".glb": glb}[path.suffix]
@@ -149,17 +158,9 @@ def save(path: epath.Path, mesh: Mesh) -> None:
 
 
 def glb(mesh: Mesh) -> bytes:
-  """Binary glTF, which browsers and Blender show; by trimesh.
+  """Binary glTF, which browsers and Blender show; by trimesh."""
+  import trimesh  # noqa: PLC0415  (an optional extra, see `check`)
 
-  Raises:
-    ValueError: if that is not installed.
-  """
-  try:
-    import trimesh  # noqa: PLC0415  (an optional extra)
-  except ImportError as error:
-    raise ValueError(
-      "--export=glb needs trimesh: pip install 'trimesh>=4' (or '.[meshes]')"
-    ) from error
   # glTF has up +y and looks from +z: (x, y, z) -> (x, z, -y).
   x, y, z = mesh.vertices.T
   vertices = np.stack([x, z, -y], -1)

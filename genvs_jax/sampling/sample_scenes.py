@@ -133,7 +133,9 @@ def _run(
   )
   order = rollout.order(scenes.inputs["images"].shape[1], count)
   frames = rollout_files.read_finished(scenes.folders, settings, order)
-  if frames:
+  if len(frames) == count:
+    logging.info("all %d frames are there already", count)
+  elif frames:
     logging.info("going on after %d finished frames", len(frames))
   variables = jax.device_put(variables, sharding.replicated(mesh))
   drawn_frames = rollout.run(
@@ -150,7 +152,7 @@ def _run(
       rollout_files.write_frame(folder, order[len(frames)], of_scene)
     frames.append(frame)
   report = rollout.report
-  logging.info(
+  logging.debug(
     "%d slots for views in %.2f GiB, %d views encoded again",
     report.slots,
     report.bank_bytes / 2**30,
@@ -184,6 +186,7 @@ def _write(
       folder, scene, options.film, options.fps, extent
     )
     if export:
+      logging.info("making points and the mesh of the field")
       inputs = jax.tree.map(lambda x, b=b: x[b : b + 1], scenes.inputs)
       field = exports.build_field(model, variables, encode(variables, inputs))
       of_scene |= _export(options, folder, scene, field, extent, export)

@@ -16,6 +16,7 @@ from genvs_jax.images import grids
 from genvs_jax.images import metrics
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
+from genvs_jax.runtime import compilation
 from genvs_jax.runtime import messages
 from genvs_jax.sampling import view_grids
 from genvs_jax.sampling import view_synthesis
@@ -148,7 +149,7 @@ class Validation:
   def __init__(self, scenes: Scenes | None, measure: Callable):
     """`measure` is that of `build_measure`; see `build_validation`."""
     self._scenes = scenes
-    self._measure = jax.jit(measure)
+    self._measure = compilation.Program(measure, "validation")
 
   def __call__(self, variables: pipeline.Variables) -> dict[str, float] | None:
     """The scores of variables on one device; None if there are no scenes."""

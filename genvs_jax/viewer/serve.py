@@ -1,6 +1,7 @@
 """`--mode=view`: the page of a checkpoint, until Ctrl-C."""
 
 import contextlib
+import importlib.util
 import io
 import threading
 from typing import Any
@@ -15,6 +16,14 @@ from genvs_jax.viewer import page
 from genvs_jax.viewer import scenes
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def check() -> None:
+  """Raises ValueError if viser is not installed."""
+  if importlib.util.find_spec("viser") is None:
+    raise ValueError(
+      "--mode=view needs viser: pip install 'viser>=1.1' (or '.[view]')"
+    )
 
 
 def open_page(
@@ -41,14 +50,10 @@ def open_page(
     the page, and viser's server that it is on.
 
   Raises:
-    ValueError: if viser is not installed, or there is nothing to draw.
+    ValueError: if there is nothing to draw.
   """
-  try:
-    import viser  # noqa: PLC0415  (an optional extra)
-  except ImportError as error:
-    raise ValueError(
-      "--mode=view needs viser: pip install 'viser>=1.1' (or '.[view]')"
-    ) from error
+  import viser  # noqa: PLC0415  (an optional extra, see `check`)
+
   scene = drawing.build_drawing(config, model, variables)
   inputs = None
   if images:

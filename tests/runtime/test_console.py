@@ -49,10 +49,26 @@ def test_progress_passes_items_on_and_says_what_is_left(monkeypatch, caplog):
   assert items == list("abcdefg")
   # A line when ten seconds have passed, at four an item, and one at the end.
   assert caplog.messages == [
-    "drawing: 2 of 7, 0:00:30 left",
-    "drawing: 5 of 7, 0:00:10 left",
+    "drawing: 2 of 7, 0:00:20 left",
+    "drawing: 5 of 7, 0:00:08 left",
     "drawing: 7 of 7, in 0:00:32",
   ]
+
+
+def test_what_the_first_item_waits_for_is_not_expected_of_the_others(
+  monkeypatch, caplog
+):
+  now = iter([0, 0, 100, *range(101, 130)])  # the first takes 100 seconds
+  monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+  with caplog.at_level(logging.INFO, "absl"):
+    list(console.progress(iter("abcdefg"), 7, "drawing"))
+  assert caplog.messages[0] == "drawing: 2 of 7, 0:00:05 left"
+
+
+def test_nothing_to_do_is_not_told(caplog):
+  with caplog.at_level(logging.INFO, "absl"):
+    assert list(console.progress(iter(()), 0, "drawing")) == []
+  assert not caplog.messages
 
 
 def test_durations():
@@ -68,6 +84,18 @@ def test_expected_warnings_of_libraries_are_kept_back():
   assert not shown("Variant folder /x has no dataset_info.json")
   assert not shown("a note", level=logging.INFO)
   assert shown("a warning") and shown("a note", "/x/genvs_jax/a.py", 20)
+  # Of an installed copy too.
+  assert shown("a note", "/x/site-packages/genvs_jax/a.py", logging.INFO)
+  assert shown("a note", "/x/site-packages/tfds_srn/meshes/a.py", logging.INFO)
+
+
+def test_lines_of_the_log_have_the_time_and_what_is_no_note_its_kind():
+  def line(level):
+    record = logging.LogRecord("absl", level, "/x/a.py", 1, "%d", (3,), None)
+    return console._Lines().format(record)
+
+  assert re.fullmatch(r"\d\d:\d\d:\d\d 3", line(logging.INFO))
+  assert re.fullmatch(r"\d\d:\d\d:\d\d warning: 3", line(logging.WARNING))
 
 
 def test_what_is_waited_for_fills_a_bar_in_a_terminal(monkeypatch):

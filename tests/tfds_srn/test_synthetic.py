@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -59,12 +60,17 @@ def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
   synthetic.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
-  (tmp_path / "synthetic.json").unlink()  # as if killed before the end
-  cut = next(tmp_path.rglob("rgb/*.png"))
-  cut.write_bytes(cut.read_bytes()[:50])
+  whole = digest(tmp_path)
+  # As a killed process leaves it: a scene in the making, another not begun.
+  first, second = sorted((tmp_path / "cars_train").iterdir())
+  first.rename(first.with_name(f".{first.name}.1"))
+  shutil.rmtree(second)
+  next(tmp_path.rglob("rgb/*.png")).write_bytes(b"cut")
   synthetic.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
+  again = digest(tmp_path)
+  assert {k: v for k, v in again.items() if "/." not in k} == whole
   result = splits.find_scenes(str(tmp_path))
   assert not scenes.survey(f for g in result.values() for f in g)[1]
 

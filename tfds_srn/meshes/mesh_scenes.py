@@ -121,8 +121,9 @@ def write_scenes(
   ]
   for folder in {pathlib.Path(spec.folder).parent for spec in specs}:
     folder.mkdir(exist_ok=True)
-  results = srn_writer.map_in_processes(
-    _write, specs, "rendering models", processes, progress
+  missing = [s for s in specs if not pathlib.Path(s.folder).exists()]
+  results = srn_writer.run_in_processes(
+    _write, missing, "rendering models", processes, progress
   )
   return root, [problem for problem in results if problem]
 
@@ -152,9 +153,7 @@ def _check(options: Options) -> None:
 
 
 def _write(spec: _Spec) -> str:
-  """Renders one model, unless it was; what is wrong with it, or ""."""
-  if pathlib.Path(spec.folder).exists():
-    return ""
+  """Renders one model; what is wrong with it, or ""."""
   # A part that is only warned of has no place in the middle of a bar.
   logging.getLogger("PIL").setLevel(logging.ERROR)
   options = spec.options
