@@ -59,7 +59,7 @@ def batches(
     yield {
       "images": scenes.images[scene[:, None], order],
       "poses": scenes.poses[scene[:, None], order],
-      "intrinsics": np.tile(intrinsics(size), (batch_size, 1)),
+      "intrinsics": np.tile(intrinsics(size), (batch_size, views, 1)),
       "scene": scene.astype(np.int32),
     }
     step += 1

@@ -98,7 +98,7 @@ def random_batch(config) -> dict[str, np.ndarray]:
     "poses": np.stack(
       [synthetic.train_poses(0, "train", i, views) for i in range(count)]
     ),
-    "intrinsics": np.tile(memory_scenes.intrinsics(size), (count, 1)),
+    "intrinsics": np.tile(memory_scenes.intrinsics(size), (count, views, 1)),
     "scene": np.arange(count, dtype=np.int32),
   }
 
@@ -191,7 +191,7 @@ def _render(config, model, train: bool):
       model, variables, inputs, poses[:, views:], uniforms
     )
 
-  rest = (batch["poses"], batch["intrinsics"], uniforms)
+  rest = (batch["poses"], batch["intrinsics"][:, :views], uniforms)
   return render, ("field",), volumes, rest
 
 
@@ -223,7 +223,7 @@ def _frame(config, model, train: bool):
   inputs = {
     "images": batch["images"][:, :views],
     "poses": batch["poses"][:, :views],
-    "intrinsics": batch["intrinsics"],
+    "intrinsics": batch["intrinsics"][:, :views],
   }
   keys = view_synthesis.view_keys(0, batch["scene"], np.arange(1))
   draw = view_synthesis.build_synthesize(config, model)

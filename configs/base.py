@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.source = ""
   # For --mode=prepare: URL, or Google Drive file id, of a zip to fetch.
   data.url = ""
-  data.near = 0.0  # folder only: recorded near and far in world units;
+  data.near = 0.0  # folder and nerf: recorded near and far in world units;
   data.far = 0.0  # 0 derives them from the camera distance
   data.workers = 0  # processes that decode images; 0 = threads alone
   # That read and decode, each a batch at a time; 0: a core each, at most 8.
@@ -67,6 +67,18 @@ def get_config() -> ml_collections.ConfigDict:
   meshes.splits = ""
   meshes.held_out = 0.1  # share for validation, and again for test
   meshes.seed = 0  # of cameras and splits
+
+  # Changes of training scenes, pictures together with their cameras.
+  augment = config.augment = ml_collections.ConfigDict()
+  augment.mirror = 0.0  # probability of the mirrored scene
+  augment.roll = 0.0  # degrees that a camera turns around its axis, at most
+  augment.focal = 0.0  # log of a camera's focal length, plus or minus
+  augment.scale = 0.0  # log of the scene's size and its cameras' distance
+  augment.hue = 0.0  # degrees that a scene's colours turn around grey, at most
+  augment.gamma = 0.0  # log of the exponent of a scene's colours
+  # Probability of a colour behind the object in the input views, where
+  # pictures have an alpha channel; it is drawn on white all the same.
+  augment.background = 0.0
 
   # The three networks: encoder, radiance field, denoiser.
   model = config.model = ml_collections.ConfigDict()
@@ -128,6 +140,9 @@ def get_config() -> ml_collections.ConfigDict:
   frustum.kind = "near_far"  # or unit_cube, the reference's
   frustum.near = 0.8  # world units; unit_cube ignores near and far
   frustum.far = 1.8
+  # "config": near and far hold for all scenes; "scene": each has its own, from
+  # the dataset (near_far only).
+  frustum.bounds = "config"
   frustum.min_near = 0.5  # unit_cube: rays start no nearer than this
   frustum.flip_input = False  # encoder sees the image upside down (reference)
 
@@ -348,6 +363,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Indices of the input views. Two views: (64, 104) in pixelNeRF, (64, 128) in
   # Splatter Image.
   evaluate.input_views = (64,)
+  # File with lines "CLASS OBJECT VIEW", an input view of each object instead,
+  # as in pixelNeRF's viewlist/src_dvr.txt; "" for none.
+  evaluate.view_list = ""
   # What is scored: "others", all other views; "pixelnerf", its subset of
   # eleven; "spread", some spread over the sphere.
   evaluate.targets = "others"

@@ -12,8 +12,8 @@ channels so that the encoder's output becomes a volume by a reshape, without a
 copy, and so that the two planes that a lookup needs are neighbours in memory.
 
 A batch is `images` u8 [B,N,H,W,3], `poses` f32 [B,N,4,4], `intrinsics` f32
-[B,4] (fx, fy, cx, cy in pixels of the image), or [B,N,4] if the views of a
-scene differ in theirs, and `scene` i32 [B].
+[B,N,4] (fx, fy, cx, cy in pixels of the image), or [B,4] if all views of a
+scene have the same, and `scene` i32 [B].
 
 There is one camera convention inside: OpenCV camera-to-world (x right, y
 down, z into the scene), which is also SRN's. Others are converted at the edge.

@@ -40,12 +40,15 @@ _FIELDS_BY_ROLE = {
     model.denoiser.attention model.denoiser.embedding
     model.denoiser.conditional model.denoiser.augmentation
     model.denoiser.geometry model.denoiser.cross_views
-    frustum.kind frustum.near frustum.far frustum.min_near frustum.flip_input
+    frustum.kind frustum.near frustum.far frustum.bounds frustum.min_near
+    frustum.flip_input
     diffusion.target diffusion.sigma_data diffusion.feature_mean
     diffusion.feature_std diffusion.units diffusion.null_noise
   """,
   STATE: "objective.name optimizer.frozen train.ema",
   TRAINING: """
+    augment.mirror augment.roll augment.focal augment.scale augment.hue
+    augment.gamma augment.background
     model.denoiser.dropout
     diffusion.log_mean diffusion.log_std diffusion.schedule
     objective.denoising objective.weighting objective.rgb objective.rgb_input
@@ -83,8 +86,9 @@ _FIELDS_BY_ROLE = {
     sample.point_colours sample.mesh_resolution sample.mesh_level
     photos.fit photos.axes photos.poses photos.scale photos.elevation
     photos.distance photos.fov photos.background
-    evaluate.split evaluate.input_views evaluate.targets evaluate.spread_views
-    evaluate.min_angle evaluate.samples evaluate.baselines evaluate.pictures
+    evaluate.split evaluate.input_views evaluate.view_list evaluate.targets
+    evaluate.spread_views evaluate.min_angle evaluate.samples
+    evaluate.baselines evaluate.pictures
   """,
   HANDLING: """
     modes compilation_cache compilation_cache_gib mesh.replicas mesh.shards
@@ -129,6 +133,7 @@ _AGREED = {
   "frustum.flip_input": _BOTH,
   "frustum.near": _BOTH,
   "frustum.far": _BOTH,
+  "frustum.bounds": _BOTH,
   "frustum.min_near": _BOTH,
   "model.field.skip": ("field",),
   "model.field.aggregate": ("field",),
@@ -155,8 +160,8 @@ _ACTS_IF = {
     for field in ROLES
     if field.startswith(section)
   },
-  "data.near": ("data.dataset", ("folder",)),
-  "data.far": ("data.dataset", ("folder",)),
+  "data.near": ("data.dataset", ("folder", "nerf")),
+  "data.far": ("data.dataset", ("folder", "nerf")),
   "data.url": ("data.dataset", ("cars", "chairs", "folder")),
   "model.encoder.decoder_width": ("model.encoder.name", ("resnet34_unet",)),
   "model.denoiser.augmentation": ("model.denoiser.name", ("ddpmpp",)),

@@ -47,6 +47,15 @@ ADDED = {
   "sample.film": "side_by_side",
   "sample.point_colours": "samples",
   "evaluate.field_fit": True,
+  "evaluate.view_list": "",
+  "frustum.bounds": "config",
+  "augment.mirror": 0.0,
+  "augment.roll": 0.0,
+  "augment.focal": 0.0,
+  "augment.scale": 0.0,
+  "augment.hue": 0.0,
+  "augment.gamma": 0.0,
+  "augment.background": 0.0,
   "data.meshes.image_size": 128,
   "data.meshes.views": 50,
   "data.meshes.region": "sphere",
@@ -86,6 +95,8 @@ def from_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
       parent[new.rpartition(".")[2]] = new_values.get(value, value)
   for name, value in ADDED.items():
     first, *path, field = name.split(".")
+    if first not in config and "train" in config:  # a whole config
+      config[first] = ml_collections.ConfigDict()
     parent = config.get(first)
     if parent is None:
       continue

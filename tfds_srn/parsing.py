@@ -5,6 +5,7 @@ else ends a sentence that begins with the file's name.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -12,10 +13,12 @@ from PIL import Image
 _MAX_PIXELS = 1 << 26  # of a view: 8192 x 8192
 
 
-def image_size(data: bytes) -> tuple[tuple[int, int] | None, str]:
-  """((height, width), "") of a PNG that decodes, else (None, problem)."""
+def image_size(
+  data: bytes, formats: Sequence[str] = ("PNG",)
+) -> tuple[tuple[int, int] | None, str]:
+  """((height, width), "") of a picture that decodes, else (None, problem)."""
   try:
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+    with Image.open(io.BytesIO(data), formats=list(formats)) as image:
       if image.width * image.height > _MAX_PIXELS:
         return None, (
           f"has {image.width}x{image.height} pixels, expected at most"
@@ -25,7 +28,8 @@ def image_size(data: bytes) -> tuple[tuple[int, int] | None, str]:
       return (image.height, image.width), ""
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     return None, (
-      f"is no whole PNG ({len(data)} bytes, {e}): expected an undamaged file"
+      f"is no whole {' or '.join(formats)} ({len(data)} bytes, {e}): expected"
+      " an undamaged file"
     )
 
 

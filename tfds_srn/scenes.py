@@ -1,24 +1,19 @@
-"""Reads scenes in SRN layout, in either of the two published packagings.
+"""Scenes as all layouts give them, and what is wrong with them.
 
-A scene is a folder with `rgb/NAME.png` and `pose/NAME.txt`, and intrinsics as
-
-  pixelNeRF   one `intrinsics.txt`: "f cx cy 0." / barycentre / scale /
-              "height width" / optionally 1 for world-to-camera poses
-  SRN         one `intrinsics/NAME.txt` per view: a 3x3 matrix that belongs to
-              a render of 2 cx pixels, whatever the size of the PNG
-
-Both give the same `Scene`. All that is wrong with a scene is found at once.
+A layout is a kind of `SceneFolder`; all that is wrong with a scene is found at
+once.
 """
 
 import dataclasses
+import pathlib
 import posixpath
 import re
 from collections.abc import Iterable
+from typing import ClassVar
 from typing import NamedTuple
 
 import numpy as np
 
-from tfds_srn import parsing
 from tfds_srn import trees
 
 
@@ -40,32 +35,61 @@ class Scene:
 
   Attributes:
     scene_id: the folder's name.
-    images: PNG bytes of the views, in the order of their names.
+    images: bytes of the views' PNG, JPEG or WEBP files, in the order of their
+      names.
     poses: f32 [views,4,4] camera-to-world, OpenCV axes, world units.
-    intrinsics: f32 [4] fx, fy, cx, cy in pixels of the stored images.
-    image_size: (height, width) in pixels.
+    intrinsics: f32 [views,4] fx, fy, cx, cy in pixels of the stored images.
+    image_sizes: i32 [views,2] height and width in pixels.
     depths: PNG bytes of 16-bit depth along the optical axis in 1/10000 world
       units, 0 where empty; an empty list where the scene has none.
+    category: of the object; "" if it is not known.
   """
 
   scene_id: str
   images: list[bytes]
   poses: np.ndarray
   intrinsics: np.ndarray
-  image_size: tuple[int, int]
+  image_sizes: np.ndarray
   depths: list[bytes]
+  category: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneFolder:
-  """Where a scene lies."""
+  """Where a scene lies, in one of the `layouts`.
+
+  Attributes:
+    EXPECTED: what such scenes look like, for messages.
+    tree: with the scene in it.
+    path: in the tree.
+  """
+
+  EXPECTED: ClassVar[str] = ""
 
   tree: trees.Tree
   path: str
 
+  @classmethod
+  def lists(cls, tree: trees.Tree) -> dict[str, list["SceneFolder"]]:
+    """Scenes by split where the layout has lists of them; else nothing, and
+    splits follow from the names of folders."""
+    del tree
+    return {}
+
+  @staticmethod
+  def is_scene(tree: trees.Tree, path: str) -> bool:
+    """Whether a folder looks like a scene of this layout."""
+    raise NotImplementedError
+
+  def inspect(self) -> tuple[Scene | None, list[str]]:
+    """The scene, or None and everything that is wrong with it."""
+    raise NotImplementedError
+
   @property
   def scene_id(self) -> str:
-    return posixpath.basename(self.path)
+    return (
+      posixpath.basename(self.path) or pathlib.PurePath(self.tree.name).stem
+    )
 
   def __str__(self) -> str:
     return f"{self.tree.name}/{self.path}"
@@ -75,18 +99,18 @@ class SceneFolder:
     scene, in the order of their numbers."""
     if name not in self.tree.children(self.path)[0]:
       return {}
-    inside = self.tree.children(f"{self.path}/{name}")[1]
+    inside = self.tree.children(posixpath.join(self.path, name))[1]
     stems = {
       file[: -len(suffix)]: f"{name}/{file}"
       for file in inside
       if file.lower().endswith(suffix)
     }
-    return {stem: stems[stem] for stem in sorted(stems, key=_natural)}
+    return {stem: stems[stem] for stem in sorted(stems, key=natural)}
 
   def read(self, name: str, problems: list[str]) -> bytes | None:
     """The bytes of a file of the scene, or None and another problem."""
     try:
-      return self.tree.read(f"{self.path}/{name}")
+      return self.tree.read(posixpath.join(self.path, name))
     except OSError as error:
       reason = error.strerror or str(error)
       problems.append(f"{self}/{name} {reason}")
@@ -98,14 +122,15 @@ class Summary(NamedTuple):
 
   Attributes:
     views: how many.
-    distance: mean of its cameras from the origin, world units.
-    off_centre: of the principal point from the image's centre, as a share of
-      the width.
+    distance: the least and the largest of its cameras from the origin, world
+      units.
+    off_centre: the largest of the principal points from their images' centre,
+      as a share of the width.
     has_depth: whether every view has a depth map.
   """
 
   views: int
-  distance: float
+  distance: tuple[float, float]
   off_centre: float
   has_depth: bool
 
@@ -116,7 +141,7 @@ def survey(
   """Reads all scenes: summaries of the whole ones, problems of the others."""
   summaries, problems = {}, {}
   for folder in folders:
-    scene, lines = _inspect(folder)
+    scene, lines = folder.inspect()
     if scene is None or lines:
       problems[folder] = lines
     else:
@@ -126,12 +151,13 @@ def survey(
 
 def summary_of(scene: Scene) -> Summary:
   """The summary of a scene."""
-  height, width = scene.image_size
-  centre = scene.intrinsics[2:] - np.array([width, height]) / 2
+  widths = scene.image_sizes[:, 1]
+  centres = scene.intrinsics[:, 2:] - scene.image_sizes[:, ::-1] / 2
+  distances = np.linalg.norm(scene.poses[:, :3, 3], axis=-1)
   return Summary(
     views=len(scene.images),
-    distance=float(np.linalg.norm(scene.poses[:, :3, 3], axis=-1).mean()),
-    off_centre=float(np.abs(centre).max() / width),
+    distance=(float(distances.min()), float(distances.max())),
+    off_centre=float((np.abs(centres).max(-1) / widths).max()),
     has_depth=bool(scene.depths),
   )
 
@@ -142,157 +168,16 @@ def read_scene(folder: SceneFolder) -> Scene:
   Raises:
     BadScenesError: with every problem of the scene.
   """
-  scene, problems = _inspect(folder)
+  scene, problems = folder.inspect()
   if scene is None:
     raise BadScenesError(problems)
   return scene
 
 
-def _natural(name: str) -> tuple:
+def natural(name: str) -> tuple:
   """Sorts 2 before 10."""
   return tuple(
     (0, int(part), "") if part.isdecimal() else (1, 0, part)
     for part in re.split(r"(\d+)", name)
     if part
   )
-
-
-def _inspect(folder: SceneFolder) -> tuple[Scene | None, list[str]]:
-  """The scene, or None and everything that is wrong with it."""
-  problems: list[str] = []
-  views, pose_files = folder.files("rgb", ".png"), folder.files("pose", ".txt")
-  if not views:
-    return None, [f"{folder} is empty: expected views in rgb/NAME.png"]
-  for name in sorted(views.keys() - pose_files, key=_natural):
-    problems.append(
-      f"{folder}/{views[name]} has no pose: expected pose/{name}.txt"
-    )
-  for name in sorted(pose_files.keys() - views, key=_natural):
-    problems.append(
-      f"{folder}/{pose_files[name]} has no view: expected rgb/{name}.png"
-    )
-  images, size = _read_images(folder, list(views.values()), problems)
-  poses = _read_poses(
-    folder, [pose_files[n] for n in views if n in pose_files], problems
-  )
-  if size is None:
-    return None, problems
-  intrinsics, world_to_camera = _read_intrinsics(folder, size, problems)
-  depths = _read_depths(folder, list(views), problems)
-  if problems or intrinsics is None:
-    return None, problems
-  matrices = np.stack(poses)
-  if world_to_camera:
-    matrices = np.linalg.inv(matrices)
-  scene = Scene(
-    scene_id=folder.scene_id,
-    images=images,
-    poses=matrices.astype(np.float32),
-    intrinsics=intrinsics,
-    image_size=size,
-    depths=depths,
-  )
-  return scene, []
-
-
-def _read_images(
-  folder: SceneFolder, paths: list[str], problems: list[str]
-) -> tuple[list[bytes], tuple[int, int] | None]:
-  """The views' bytes and their common (height, width)."""
-  images: list[bytes] = []
-  common: tuple[int, int] | None = None
-  for path in paths:
-    data = folder.read(path, problems)
-    if data is None:
-      continue
-    size, problem = parsing.image_size(data)
-    if size is None:
-      problems.append(f"{folder}/{path} {problem}")
-      continue
-    common = common or size
-    if size != common:
-      problems.append(
-        f"{folder}/{path} is {size[1]}x{size[0]} pixels, expected"
-        f" {common[1]}x{common[0]} like the views before it"
-      )
-    images.append(data)
-  return images, common
-
-
-def _read_poses(
-  folder: SceneFolder, paths: list[str], problems: list[str]
-) -> list[np.ndarray]:
-  poses = []
-  for path in paths:
-    text = folder.read(path, problems)
-    if text is None:
-      continue
-    pose, problem = parsing.parse_pose(text)
-    if pose is None:
-      problems.append(f"{folder}/{path} {problem}")
-    else:
-      poses.append(pose)
-  return poses
-
-
-def _read_intrinsics(
-  folder: SceneFolder, size: tuple[int, int], problems: list[str]
-) -> tuple[np.ndarray | None, bool]:
-  """fx, fy, cx, cy from either packaging, and the world-to-camera flag."""
-  values: list[tuple[str, np.ndarray]] = []
-  flag = False
-  per_view = folder.files("intrinsics", ".txt")
-  whole = "intrinsics.txt" in folder.tree.children(folder.path)[1]
-  if not whole and not per_view:
-    problems.append(
-      f"{folder} has no intrinsics: expected intrinsics.txt (pixelNeRF's"
-      " packaging) or intrinsics/NAME.txt (SRN's)"
-    )
-  if whole:
-    text = folder.read("intrinsics.txt", problems)
-    if text is not None:
-      value, flag, problem = parsing.parse_pixelnerf_intrinsics(text, size)
-      if value is None:
-        problems.append(f"{folder}/intrinsics.txt {problem}")
-      else:
-        values.append((f"{folder}/intrinsics.txt", value))
-  for path in per_view.values():
-    text = folder.read(path, problems)
-    if text is None:
-      continue
-    value, problem = parsing.parse_srn_intrinsics(text, size)
-    if value is None:
-      problems.append(f"{folder}/{path} {problem}")
-    else:
-      values.append((f"{folder}/{path}", value))
-  for file, value in values[1:]:
-    first_file, first = values[0]
-    if not np.allclose(value, first, rtol=1e-4):
-      problems.append(
-        f"{file} gives fx, fy, cx, cy = {value.tolist()} in pixels of the"
-        f" image, expected {first.tolist()} as in {first_file}: one camera per"
-        " scene"
-      )
-  return (values[0][1] if values else None), flag
-
-
-def _read_depths(
-  folder: SceneFolder, names: list[str], problems: list[str]
-) -> list[bytes]:
-  maps = folder.files("depth", ".png")
-  if not maps:
-    return []
-  if list(maps) != names:
-    problems.append(
-      f"{folder}/depth has {len(maps)} maps for {len(names)} views: expected"
-      " one of the same name per view, or none"
-    )
-    return []
-  contents = []
-  for path in maps.values():
-    content = folder.read(path, problems)
-    if content is not None:
-      problem = parsing.image_size(content)[1]
-      problems += [f"{folder}/{path} {problem}"] if problem else []
-      contents.append(content)
-  return contents

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from tfds_srn import scenes
 from tfds_srn import trees
+from tfds_srn.layouts import srn
 
 SPLITS = ("train", "validation", "test")
 NAMES = {
@@ -24,12 +25,15 @@ NAMES = {
 }
 
 
-def find_scenes(source: str) -> dict[str, list[scenes.SceneFolder]]:
+def find_scenes(
+  source: str, layout: type[scenes.SceneFolder] = srn.SrnScene
+) -> dict[str, list[scenes.SceneFolder]]:
   """Scene folders by split, sorted by id.
 
   Args:
     source: a folder that holds split folders, a split folder, a folder of
       scenes, a folder of zip files, or zip files separated by commas.
+    layout: of the scenes.
 
   Returns:
     {split: folders} for the splits that are there. Where training scenes come
@@ -41,12 +45,11 @@ def find_scenes(source: str) -> dict[str, list[scenes.SceneFolder]]:
   """
   splits: dict[str, list[scenes.SceneFolder]] = {}
   for tree in trees.open_trees(source):
-    for split, folders in _split_folders(tree):
+    for split, folders in _split_folders(tree, layout):
       splits.setdefault(split, []).extend(folders)
   if not any(splits.values()):
     raise ValueError(
-      f"no scenes in {source}: expected folders like cars_train/ID/ with rgb/"
-      " and pose/ inside, or zip files of them"
+      f"no scenes in {source}: expected {layout.EXPECTED}, or zip files of them"
     )
   splits = {
     split: sorted(folders, key=lambda f: f.scene_id)
@@ -88,48 +91,54 @@ def listing_digest(source: str) -> str:
 
 
 def _split_folders(
-  tree: trees.Tree,
+  tree: trees.Tree, layout: type[scenes.SceneFolder]
 ) -> Iterator[tuple[str, list[scenes.SceneFolder]]]:
   """(split, scenes) for each split folder of a tree, searching two levels."""
+  if lists := layout.lists(tree):
+    yield from lists.items()
+    return
+  if layout.is_scene(tree, ""):
+    yield "train", [layout(tree, "")]
+    return
   own = _split_of(pathlib.PurePath(tree.name).stem)
   top, _ = tree.children("")
   # A scene may be called ferrari_test.
   named = [
-    (name, None if _is_scene(tree, name) else _split_of(name)) for name in top
+    (name, None if layout.is_scene(tree, name) else _split_of(name))
+    for name in top
   ]
   if not any(split for _, split in named):
     nested = [
       (f"{outer}/{name}", _split_of(name))
       for outer in top
-      if not _is_scene(tree, outer)
+      if not layout.is_scene(tree, outer)
       for name in tree.children(outer)[0]
-      if not _is_scene(tree, f"{outer}/{name}")
+      if not layout.is_scene(tree, f"{outer}/{name}")
     ]
     if any(split for _, split in nested):
       named = nested
     else:  # the tree itself is a split, or a plain folder of scenes
-      yield own or "train", list(_scenes_below(tree, ""))
+      yield own or "train", list(_scenes_below(tree, "", layout))
       return
   for path, split in named:
     if split:
-      yield split, list(_scenes_below(tree, path))
+      yield split, list(_scenes_below(tree, path, layout))
 
 
 def _split_of(name: str) -> str | None:
   return NAMES.get(re.split(r"[_\-]", name)[-1].lower())
 
 
-def _is_scene(tree: trees.Tree, path: str) -> bool:
-  folders, _ = tree.children(path)
-  return "rgb" in folders or "pose" in folders
-
-
-def _scenes_below(tree: trees.Tree, path: str) -> Iterator[scenes.SceneFolder]:
+def _scenes_below(
+  tree: trees.Tree, path: str, layout: type[scenes.SceneFolder]
+) -> Iterator[scenes.SceneFolder]:
   """Scenes in a split folder, through one extra level where there is one."""
   for name in tree.children(path)[0]:
     child = posixpath.join(path, name)
     below = [posixpath.join(child, n) for n in tree.children(child)[0]]
-    if not _is_scene(tree, child) and any(_is_scene(tree, b) for b in below):
-      yield from (scenes.SceneFolder(tree, b) for b in below)
+    if not layout.is_scene(tree, child) and any(
+      layout.is_scene(tree, b) for b in below
+    ):
+      yield from (layout(tree, b) for b in below)
     else:
-      yield scenes.SceneFolder(tree, child)
+      yield layout(tree, child)

@@ -26,6 +26,10 @@ from tfds_srn import progress_of
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import synthetic
+from tfds_srn.layouts import nerf
+from tfds_srn.layouts import nmr
+from tfds_srn.layouts import srn
+from tfds_srn.layouts import zero123
 from tfds_srn.meshes import mesh_scenes
 
 WHERE_TO_FIND = """\
@@ -55,17 +59,26 @@ class SrnConfig(tfds.core.BuilderConfig):
     far: farthest depth of interest.
     synthetic: arguments of `synthetic.write_scenes`; None for real scenes.
     meshes: how 3D models are rendered; None for scenes that are pictures.
+    layout: of the scenes, a name of `LAYOUTS`.
   """
 
   near: float = 0.0
   far: float = 0.0
   synthetic: dict | None = None
   meshes: mesh_scenes.Options | None = None
+  layout: str = "srn"
 
   def variant(self, name: str, **fields) -> "SrnConfig":
     """The same with another name and some other fields."""
     return dataclasses.replace(self, **{"name": name, **fields})
 
+
+LAYOUTS: dict[str, type[scenes.SceneFolder]] = {
+  "srn": srn.SrnScene,
+  "nerf": nerf.NerfScene,
+  "nmr": nmr.NmrScene,
+  "zero123": zero123.Zero123Scene,
+}
 
 DEFAULT_SYNTHETIC = {
   "counts": {"train": 500, "val": 24, "test": 24},
@@ -96,6 +109,25 @@ CONFIGS = {
   "folder": SrnConfig(
     name="folder", description="Anybody's scenes in SRN layout."
   ),
+  "nerf": SrnConfig(
+    name="nerf",
+    description="Scenes with transforms.json, of NeRF and nerfstudio.",
+    layout="nerf",
+  ),
+  "nmr": SrnConfig(
+    name="nmr",
+    near=1.2,
+    far=4.0,
+    description="13 classes of ShapeNet as NMR rendered and DVR packed them.",
+    layout="nmr",
+  ),
+  "zero123": SrnConfig(
+    name="zero123",
+    near=0.6,
+    far=3.1,
+    description="Objaverse as Zero-1-to-3 rendered it.",
+    layout="zero123",
+  ),
 }
 
 
@@ -110,8 +142,12 @@ class _Info(tfds.core.DatasetInfo):
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Scenes in SRN layout."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict] = {"1.0.0": "One record per scene."}
+  VERSION = tfds.core.Version("2.0.0")
+  SUPPORTED_VERSIONS: ClassVar[list] = [tfds.core.Version("1.0.0")]
+  RELEASE_NOTES: ClassVar[dict] = {
+    "1.0.0": "One record per scene.",
+    "2.0.0": "Intrinsics and size of each view; category of the object.",
+  }
   BUILDER_CONFIGS: ClassVar[list] = list(CONFIGS.values())
   MANUAL_DOWNLOAD_INSTRUCTIONS = WHERE_TO_FIND
 
@@ -145,6 +181,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     encoded = tfds.features.Tensor(shape=(), dtype=np.object_)
+    # Before version 2 the views of a scene had one camera and one size.
+    by_view = () if self.version < "2.0.0" else (None,)
     return _Info(
       builder=self,
       description=__doc__,
@@ -160,11 +198,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           "images": tfds.features.Sequence(encoded),
           "depths": tfds.features.Sequence(encoded),
           "poses": tfds.features.Tensor(shape=(None, 4, 4), dtype=np.float32),
-          "intrinsics": tfds.features.Tensor(shape=(4,), dtype=np.float32),
-          "image_size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+          "intrinsics": tfds.features.Tensor(
+            shape=(*by_view, 4), dtype=np.float32
+          ),
+          "image_size": tfds.features.Tensor(
+            shape=(*by_view, 2), dtype=np.int32
+          ),
           "scene_id": encoded,
           "near": tfds.features.Tensor(shape=(), dtype=np.float32),
           "far": tfds.features.Tensor(shape=(), dtype=np.float32),
+          **({"category": encoded} if by_view else {}),
         }
       ),
       homepage="https://github.com/vsitzmann/scene-representation-networks",
@@ -172,7 +215,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     source, unrendered = self._find_source(dl_manager)
-    folders = splits.find_scenes(source)
+    config: SrnConfig = self.builder_config
+    layout = srn.SrnScene if config.meshes else LAYOUTS[config.layout]
+    folders = splits.find_scenes(source, layout)
     every_folder = [folder for group in folders.values() for folder in group]
     summaries, problems = scenes.survey(
       self._progress(every_folder, len(every_folder), "checking scenes")
@@ -268,19 +313,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           "depths": scene.depths,
           "poses": scene.poses,
           "intrinsics": scene.intrinsics,
-          "image_size": np.array(scene.image_size, np.int32),
+          "image_size": scene.image_sizes,
+          "category": scene.category.encode(),
           "scene_id": scene.scene_id.encode(),
           "near": np.float32(near),
           "far": np.float32(far),
         },
       )
 
-  def _bounds(self, distance: float) -> tuple[float, float]:
-    """Near and far of a scene with cameras so far from the origin."""
+  def _bounds(self, distance: tuple[float, float]) -> tuple[float, float]:
+    """Near and far of a scene whose cameras stand so far from the origin."""
     config: SrnConfig = self.builder_config
     if config.near and config.far:
       return config.near, config.far
-    return _NEAR_SHARE * distance, _FAR_SHARE * distance
+    return _NEAR_SHARE * distance[0], _FAR_SHARE * distance[1]
 
   def _find_source(self, dl_manager) -> tuple[str, list[str]]:
     """Where the scenes lie, after rendering or fetching them if need be, and

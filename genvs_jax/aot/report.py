@@ -101,7 +101,9 @@ def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
     {
       "images": jax.ShapeDtypeStruct((count, views, size, size, 3), jnp.uint8),
       "poses": jax.ShapeDtypeStruct((count, views, 4, 4), jnp.float32),
-      "intrinsics": jax.ShapeDtypeStruct((count, 4), jnp.float32),
+      "intrinsics": jax.ShapeDtypeStruct(
+        (count, views, builders.intrinsics_width(config)), jnp.float32
+      ),
     },
     jax.ShapeDtypeStruct((count, 1, 4, 4), jnp.float32),
     jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (count, 1))),

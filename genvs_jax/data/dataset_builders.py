@@ -33,16 +33,26 @@ def build_builder(
   messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
   name, fields = _name_and_fields(data)
   dataset = srn.CONFIGS[data.dataset]
-  return tfds_srn.Builder(
-    config=dataset.variant(name, **fields)
-    if fields or name != data.dataset
-    else data.dataset,
-    data_dir=expand(data.data_dir, workdir) or None,
-    source=expand(data.source, workdir),
-    url=data.url,
-    skip_bad_scenes=skip_bad_scenes,
-    progress=console.progress,
-  )
+  if fields or name != data.dataset:
+    dataset = dataset.variant(name, **fields)
+
+  def build(version: str | None) -> tfds_srn.Builder:
+    return tfds_srn.Builder(
+      config=dataset if dataset.name != data.dataset else data.dataset,
+      version=version,
+      data_dir=expand(data.data_dir, workdir) or None,
+      source=expand(data.source, workdir),
+      url=data.url,
+      skip_bad_scenes=skip_bad_scenes,
+      progress=console.progress,
+    )
+
+  newest = build(None)
+  if newest.is_prepared():
+    return newest
+  # What an older version of this package prepared is still good.
+  older = (build(str(v)) for v in tfds_srn.Builder.SUPPORTED_VERSIONS)
+  return next((b for b in older if b.is_prepared()), newest)
 
 
 def _name_and_fields(data: Any) -> tuple[str, dict[str, Any]]:
@@ -72,8 +82,8 @@ def _name_and_fields(data: Any) -> tuple[str, dict[str, Any]]:
     options = mesh_scenes.Options(**data.meshes.to_dict())
     name = f"meshes_{stem}_{options.image_size}px_seed{options.seed}"
     return name, {"meshes": options}
-  if data.dataset == "folder":
-    name = f"folder_{stem}" if stem else "folder"
+  if data.dataset in ("folder", "nerf"):
+    name = f"{data.dataset}_{stem}" if stem else data.dataset
     return name, {"near": data.near, "far": data.far}
   return f"{data.dataset}{suffix}", {}
 

@@ -78,7 +78,8 @@ def describe(config: ml_collections.ConfigDict, workdir: str) -> list[str]:
     for split, info in builder.info.splits.items()
   ]
   split = next(iter(builder.info.splits))
-  height, width = map(int, load_split(config, workdir, split)[0]["image_size"])
+  sizes = np.atleast_2d(load_split(config, workdir, split)[0]["image_size"])
+  height, width = map(int, sizes[0])
   lines = [f"scenes       {', '.join(counts)}"]
   if ranges:
     views, near, far = (
@@ -243,7 +244,8 @@ def check_cameras(config: ml_collections.ConfigDict, records: Records) -> None:
   frustum, first = config.frustum, records[0]
   near = records.ranges.get("near", [float(first["near"])] * 2)
   far = records.ranges.get("far", [float(first["far"])] * 2)
-  if frustum.kind == "near_far" and not np.allclose(
+  is_common = frustum.kind == "near_far" and frustum.bounds == "config"
+  if is_common and not np.allclose(
     [*near, *far],
     [frustum.near, frustum.near, frustum.far, frustum.far],
     rtol=0.05,
@@ -288,10 +290,10 @@ def check_principal_point(
 
 
 def _off_centre(intrinsics: np.ndarray, image_size: Sequence[int]) -> float:
-  """Of the principal point from the centre, as a share of the width."""
-  height, width = (int(v) for v in image_size)
-  offset = np.asarray(intrinsics)[2:] - np.array([width, height]) / 2
-  return float(np.abs(offset).max() / width)
+  """The largest of principal points from the centre, in shares of the width."""
+  sizes = np.atleast_2d(image_size)
+  offset = np.atleast_2d(intrinsics)[:, 2:] - sizes[:, ::-1] / 2
+  return float((np.abs(offset).max(-1) / sizes[:, 1]).max())
 
 
 def _refuse_off_centre(

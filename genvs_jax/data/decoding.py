@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from PIL import Image
 
@@ -14,7 +15,13 @@ Record = dict[str, Any]
 
 
 def decode_views(
-  record: Record, views: Sequence[int], image_size: int, resize: str
+  record: Record,
+  views: Sequence[int],
+  image_size: int,
+  resize: str,
+  behind: Sequence[squares.Colour] = (),
+  *,
+  with_bounds: bool = False,
 ) -> dict[str, np.ndarray]:
   """Decodes some views of a record.
 
@@ -26,22 +33,52 @@ def decode_views(
     views: their indices.
     image_size: H = W in pixels.
     resize: how images become that size, see `squares.resize`.
+    with_bounds: near and far of the scene stand after each view's intrinsics.
+    behind: colours behind transparent pictures, one for each of the first
+      views; white behind the others.
 
   Returns:
-    `images` u8 [N,H,W,3], `poses` f32 [N,4,4], `intrinsics` f32 [4].
+    `images` u8 [N,H,W,3], `poses` f32 [N,4,4], `intrinsics` f32 [N,4], or
+    [N,6] with bounds.
   """
-  images = [_decode_rgb(record, i, image_size, resize) for i in views]
-  height, width = (int(v) for v in record["image_size"])
-  side = max(height, width)
-  fx, fy, cx, cy = (float(v) for v in record["intrinsics"])
-  intrinsics = np.array(
-    [fx, fy, cx + (side - width) // 2, cy + (side - height) // 2], np.float32
+  colours = [*behind, *["white"] * (len(views) - len(behind))]
+  images = [
+    _decode_rgb(record, i, image_size, resize, colour)
+    for i, colour in zip(views, colours, strict=True)
+  ]
+  index = np.asarray(views)
+  count = len(record["poses"])
+  # Records of the first version have one camera and one size for all views.
+  intrinsics, sizes = (
+    np.broadcast_to(record[key], (count, width))[index]
+    for key, width in (("intrinsics", 4), ("image_size", 2))
   )
+  sides = sizes.max(1, keepdims=True)
+  # Of what is padded, half comes before the picture: x, then y.
+  before = (sides - sizes)[:, ::-1] // 2
+  intrinsics = intrinsics + np.concatenate([0.0 * before, before], 1)
+  intrinsics *= image_size / sides
+  if with_bounds:
+    bounds = np.tile([record["near"], record["far"]], (len(index), 1))
+    intrinsics = np.concatenate([intrinsics, bounds], 1)
   return {
     "images": np.stack(images),
-    "poses": np.asarray(record["poses"])[np.asarray(views)],
-    "intrinsics": intrinsics * np.float32(image_size / side),
+    "poses": np.asarray(record["poses"])[index],
+    "intrinsics": intrinsics.astype(np.float32),
   }
+
+
+def decode_for(
+  config: ml_collections.ConfigDict, record: Record, views: Sequence[int]
+) -> dict[str, np.ndarray]:
+  """`decode_views` as the model of a config takes them."""
+  return decode_views(
+    record,
+    views,
+    config.model.image_size,
+    config.model.resize,
+    with_bounds=config.frustum.bounds == "scene",
+  )
 
 
 def decode_depths(
@@ -82,7 +119,7 @@ def _pad_to_square(depth: np.ndarray) -> np.ndarray:
 
 
 def _decode_rgb(
-  record: Record, view: int, size: int, resize: str
+  record: Record, view: int, size: int, resize: str, behind: squares.Colour
 ) -> np.ndarray:
   """u8 [size,size,3]."""
   try:
@@ -93,7 +130,5 @@ def _decode_rgb(
       f"scene {record['scene_id'].decode()}, view {view}: {error}; the record"
       " is damaged, prepare the dataset anew"
     ) from error
-  square, _, _ = squares.square(
-    squares.flatten_onto_white(image), max(image.size)
-  )
+  square, _, _ = squares.square(squares.flatten(image, behind), max(image.size))
   return np.asarray(squares.resize(square, size, resize))

@@ -17,6 +17,7 @@ import numpy as np
 
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
+from genvs_jax.data import scene_augmentation
 from genvs_jax.images import squares
 from genvs_jax.runtime import messages
 
@@ -62,7 +63,16 @@ def train_batches(
     .seed(config.seed)
     .shuffle()
     .repeat()
-    .random_map(_PickViews(views, config.model.image_size, config.model.resize))
+    .random_map(
+      _PickViews(
+        views,
+        config.model.input_views,
+        config.model.image_size,
+        config.model.resize,
+        scene_augmentation.build_options(config),
+        config.frustum.bounds == "scene",
+      )
+    )
   )
   size = config.train.batch_size
   share = _BatchShare(
@@ -88,11 +98,15 @@ def _default_threads() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _PickViews(grain.transforms.RandomMap):
-  """Decodes `count` distinct random views of a record."""
+  """Decodes `count` distinct random views of a record, the input views first,
+  and changes them as `augment` says."""
 
   count: int
+  inputs: int
   image_size: int
   resize: str
+  augment: scene_augmentation.Options
+  with_bounds: bool
 
   def random_map(
     self, record: datasets.Record, rng: np.random.Generator
@@ -104,7 +118,17 @@ class _PickViews(grain.transforms.RandomMap):
         f" {self.count} or more (model.input_views + train.target_views)"
       )
     views = rng.choice(available, self.count, replace=False).tolist()
-    decoded = decoding.decode_views(record, views, self.image_size, self.resize)
+    colour = scene_augmentation.background(self.augment, rng) or "white"
+    behind = [colour] * self.inputs
+    decoded = decoding.decode_views(
+      record,
+      views,
+      self.image_size,
+      self.resize,
+      behind,
+      with_bounds=self.with_bounds,
+    )
+    decoded = scene_augmentation.augment(decoded, self.augment, rng)
     return {**decoded, "scene": np.int32(record["scene"])}
 
 

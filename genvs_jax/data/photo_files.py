@@ -13,8 +13,9 @@ from PIL import ImageOps
 
 from genvs_jax.geometry import camera_paths
 from tfds_srn import parsing
+from tfds_srn.layouts import nerf
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = nerf.SUFFIXES
 AXES = ("opencv", "opengl")
 POSES = ("camera_to_world", "world_to_camera")
 _TRANSFORMS = ("transforms.json", "transforms_train.json")
@@ -176,19 +177,10 @@ def _intrinsics_of(
       path,
       distortion,
     )
-  if "fl_x" in values:
-    scale = image.width / values.get("w", image.width)
-    fx = values["fl_x"]
-    fy = values.get("fl_y", fx)
-    cx = values.get("cx", image.width / scale / 2)
-    cy = values.get("cy", image.height / scale / 2)
-    return np.array([fx, fy, cx, cy]) * scale
-  if "camera_angle_x" in values:
-    focal = image.width / 2 / math.tan(values["camera_angle_x"] / 2)
-    return np.array([focal, focal, image.width / 2, image.height / 2])
-  raise ValueError(
-    f"{path}: expected camera_angle_x (radians) or fl_x (pixels)"
-  )
+  intrinsics, problem = nerf.intrinsics_of(values, (image.height, image.width))
+  if intrinsics is None:
+    raise ValueError(f"{path}: {problem}")
+  return intrinsics
 
 
 def parse_pose(values, path: epath.Path) -> np.ndarray:

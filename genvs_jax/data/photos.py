@@ -101,6 +101,24 @@ def load(
   return _scene(images, camera_poses, intrinsics)
 
 
+def with_bounds(
+  config: ml_collections.ConfigDict, views: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Views with near and far after their intrinsics, if the model takes them:
+  as far before and behind the origin as the config's are from their middle."""
+  frustum = config.frustum
+  if frustum.bounds != "scene":
+    return views
+  half = (frustum.far - frustum.near) / 2
+  distances = np.linalg.norm(views["poses"][:, :3, 3], axis=-1, keepdims=True)
+  intrinsics = np.broadcast_to(views["intrinsics"], (len(distances), 4))
+  bounds = [np.maximum(distances - half, 1e-3), distances + half]
+  return {
+    **views,
+    "intrinsics": np.concatenate([intrinsics, *bounds], 1).astype(np.float32),
+  }
+
+
 def training_distance(frustum: ml_collections.ConfigDict) -> float:
   """Of cameras from the object, where the training data's stood."""
   is_near_far = frustum.kind == "near_far"

@@ -210,7 +210,9 @@ def _rays(frames: Frames, indices: np.ndarray):
   """Origins, directions and colours [P,3] of all pixels of some frames."""
   height, width = frames.images.shape[1:3]
   poses = jnp.asarray(frames.poses[indices])
-  intrinsics = jnp.broadcast_to(frames.intrinsics, (len(poses), 4))
+  intrinsics = jnp.broadcast_to(
+    cameras.pinhole(frames.intrinsics), (len(poses), 4)
+  )
   origins, directions = cameras.pixel_rays(
     poses, intrinsics, cameras.pixel_centres(height, width)
   )

@@ -97,10 +97,10 @@ class Predictor:
     pieces = [
       jax.device_get(
         self._draw(
-          self._variables, inputs, jax.device_put(poses, self._split), keys
+          self._variables, inputs, *jax.device_put(cameras, self._split), keys
         )
       )
-      for poses, keys in self._pieces([scenes[i] for i in rows], samples)
+      for cameras, keys in self._pieces([scenes[i] for i in rows], samples)
     ]
     return [
       jax.tree.map(
@@ -112,8 +112,9 @@ class Predictor:
 
   def _pieces(
     self, scenes: Sequence[protocol.SceneViews], samples: int
-  ) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """Poses [B,Q,4,4] and keys [K,B,Q], `batch_views` targets at a time."""
+  ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], jax.Array]]:
+    """Poses [B,Q,4,4] with intrinsics [B,Q,4], and keys [K,B,Q], `batch_views`
+    targets at a time."""
     count, size = max(len(s.views) for s in scenes), self._batch_views
     for first in range(0, count, size):
       # A piece that is too long repeats the last view, to keep its shape.
@@ -121,12 +122,18 @@ class Predictor:
         np.minimum(np.arange(first, first + size), len(s.views) - 1)
         for s in scenes
       ]
-      poses = [s.poses[i] for s, i in zip(scenes, at, strict=True)]
+      poses, intrinsics = (
+        np.stack([x[i] for x, i in zip(of_scenes, at, strict=True)])
+        for of_scenes in (
+          [s.poses for s in scenes],
+          [s.intrinsics for s in scenes],
+        )
+      )
       keys = [
         view_synthesis.view_keys(self._seed, np.array([s.scene]), s.views[i])[0]
         for s, i in zip(scenes, at, strict=True)
       ]
-      yield np.stack(poses), _sample_keys(jnp.stack(keys), samples)
+      yield (poses, intrinsics), _sample_keys(jnp.stack(keys), samples)
 
 
 def build_predictor(
@@ -148,10 +155,11 @@ def build_predictor(
 
 
 def _build_draw(model: pipeline.Model, sampler: Callable | None) -> Callable:
-  """(variables, inputs, poses [B,Q,4,4], keys [K,B,Q]) -> `Predictions` with B
-  before T = Q, for `jax.jit`."""
+  """(variables, inputs, poses [B,Q,4,4], intrinsics [B,Q,4], keys [K,B,Q]) ->
+  `Predictions` with B before T = Q, to be compiled."""
 
-  def draw(variables, inputs, poses, keys) -> Predictions:
+  def draw(variables, inputs, poses, intrinsics, keys) -> Predictions:
+    inputs = inputs._replace(drawn_with=intrinsics)
     features, attended, views = view_synthesis.render_inputs(
       model, variables, inputs, poses
     )

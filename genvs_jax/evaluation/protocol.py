@@ -5,11 +5,13 @@ The protocol of SRN cars, as pixelNeRF and its successors use it: view 64 of
 and all others are scored.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
+from etils import epath
 
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
@@ -28,20 +30,24 @@ class SceneViews(NamedTuple):
   Attributes:
     scene: its number in the split.
     name: its id.
-    inputs: images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4].
+    category: of the object; "" if it is not known.
+    inputs: images u8 [V,H,W,3], poses [V,4,4] and intrinsics [V,4].
     views: indices [T] of the targets.
     images: u8 [T,H,W,3] of the targets.
     poses: f32 [T,4,4] of the targets.
+    intrinsics: f32 [T,4] of the targets, pixels.
     distances: f32 [T,H,W] to the surface along the ray, world units, 0 where
       there is none; None if the record has no depth.
   """
 
   scene: int
   name: str
+  category: str
   inputs: dict[str, np.ndarray]
   views: np.ndarray
   images: np.ndarray
   poses: np.ndarray
+  intrinsics: np.ndarray
   distances: np.ndarray | None
 
 
@@ -78,14 +84,49 @@ def choose_targets(
   return np.array([i for i in indices if i not in inputs])
 
 
+def input_views(
+  config: ml_collections.ConfigDict, record: datasets.Record
+) -> list[int]:
+  """Indices of a scene's input views.
+
+  Raises:
+    ValueError: if `evaluate.view_list` does not name the scene.
+  """
+  path = config.evaluate.view_list
+  if not path:
+    return list(config.evaluate.input_views)
+  name, views = record["scene_id"].decode(), _read_view_list(path)
+  if name not in views:
+    raise ValueError(
+      f"evaluate.view_list {path} has no line for scene {name}, expected one"
+      " like 'CLASS OBJECT VIEW' for each: add it, or leave the field out"
+    )
+  return list(views[name])
+
+
+@functools.lru_cache(maxsize=1)
+def _read_view_list(path: str) -> dict[str, tuple[int, ...]]:
+  """{id of a scene: its input views}."""
+  views: dict[str, tuple[int, ...]] = {}
+  for number, line in enumerate(epath.Path(path).read_text().splitlines(), 1):
+    *names, view = line.split() or ["", "0"]
+    if not names or not view.isdecimal():
+      raise ValueError(
+        f"{path}, line {number}: found {line!r}, expected CLASS OBJECT VIEW"
+      )
+    if any(names):
+      name = "_".join(names)
+      views[name] = (*views.get(name, ()), int(view))
+  return views
+
+
 def decode_inputs(
   config: ml_collections.ConfigDict, record: datasets.Record
 ) -> dict[str, np.ndarray]:
-  """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [4] of a scene."""
-  indices = list(config.evaluate.input_views)
+  """Images u8 [V,H,W,3], poses [V,4,4] and intrinsics [V,4] of a scene."""
+  indices = input_views(config, record)
   _check_views(indices, len(record["poses"]))
-  size, resize = config.model.image_size, config.model.resize
-  return decoding.decode_views(record, indices, size, resize)
+  return decoding.decode_for(config, record, indices)
 
 
 def load_scene(
@@ -98,22 +139,22 @@ def load_scene(
   record = records[scene]
   views = choose_targets(
     np.array(record["poses"]),
-    list(options.input_views),
+    input_views(config, record),
     options.targets,
     options.spread_views,
     options.min_angle,
   )
-  targets = decoding.decode_views(
-    record, views.tolist(), size, config.model.resize
-  )
+  targets = decoding.decode_for(config, record, views.tolist())
   depths = decoding.decode_depths(record, views.tolist(), size)
   return SceneViews(
     scene=scene,
     name=record["scene_id"].decode(),
+    category=record.get("category", b"").decode(),
     inputs=decode_inputs(config, record),
     views=views,
     images=targets["images"],
     poses=targets["poses"],
+    intrinsics=targets["intrinsics"],
     distances=None
     if depths is None
     else depths * _ray_lengths(targets["intrinsics"], size),
@@ -129,9 +170,11 @@ def _check_views(inputs: Sequence[int], total: int) -> None:
 
 
 def _ray_lengths(intrinsics: np.ndarray, size: int) -> np.ndarray:
-  """Distance along each pixel's ray per depth along the axis, [H,W]."""
-  identity = np.eye(4, dtype=np.float32)
+  """Distance along each pixel's ray per depth along the axis, [T,H,W]."""
+  identity = np.broadcast_to(
+    np.eye(4, dtype=np.float32), (*intrinsics.shape, 4)
+  )
   _, directions = cameras.pixel_rays(
     identity, intrinsics, cameras.pixel_centres(size, size)
   )
-  return 1 / np.asarray(directions)[:, 2].reshape(size, size)
+  return 1 / np.asarray(directions)[..., 2].reshape(-1, size, size)

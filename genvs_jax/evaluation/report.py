@@ -52,10 +52,12 @@ def write_results(
   results: dict[str, Any] = {
     **_headlines(rows),
     "rows": rows,
+    "categories": summary.by_category(lines),
     "scenes": len(lines),
     "views": views,
     "split": config.evaluate.split,
     "input_views": list(config.evaluate.input_views),
+    "view_list": config.evaluate.view_list,
     "targets": config.evaluate.targets,
     "image_size": config.model.image_size,
     "samples": config.evaluate.samples,
@@ -102,6 +104,8 @@ def _headlines(rows: summary.Scores) -> dict[str, float | None]:
 def table(results: dict[str, Any]) -> str:
   """The scores as a Markdown table, with what they were measured on."""
   rows = summary.table(results["rows"], results["samples"])
+  if results["categories"]:
+    rows += f"\n\n{summary.category_table(results['categories'])}"
   return f"{rows}\n\n{notes(results)}"
 
 
@@ -109,10 +113,13 @@ def notes(results: dict[str, Any]) -> str:
   """What the scores were measured on."""
   inputs = results["input_views"]
   word = "view" if len(inputs) == 1 else "views"
+  numbers = ", ".join(map(str, inputs))
+  if results["view_list"]:
+    numbers = f"as {results['view_list']} says"
   sentences = [
     f"{results['views']} views of {results['scenes']} scenes of split"
     f" {results['split']}, {results['image_size']}x{results['image_size']};"
-    f" input {word} {', '.join(map(str, inputs))}; targets:"
+    f" input {word} {numbers}; targets:"
     f" {results['targets']}."
   ]
   if "frechet" in results:

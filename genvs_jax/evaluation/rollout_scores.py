@@ -73,7 +73,8 @@ class RolloutScores:
       drawn_scene = rollout_files.DrawnScene(
         frames=[jax.tree.map(lambda x, b=b: x[b, 0], f) for f in frames],
         poses=poses[b],
-        intrinsics=inputs[b]["intrinsics"],
+        # The frames have the camera of the first input view.
+        intrinsics=np.atleast_2d(inputs[b]["intrinsics"])[0],
         inputs=list(inputs[b]["images"]),
       )
       line = {

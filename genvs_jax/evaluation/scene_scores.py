@@ -131,6 +131,7 @@ class SceneScores:
     line = {
       "scene": scene.scene,
       "name": scene.name,
+      "category": scene.category,
       "views": scene.views.tolist(),
       "means": summary.mean_over_views(lists),
       "scores": lists,

@@ -110,6 +110,52 @@ def summarise(
   return summary
 
 
+def by_category(lines: Sequence[dict[str, Any]]) -> dict[str, Scores]:
+  """`summarise` of each category's scenes; empty if there is but one."""
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for line in lines:
+    groups.setdefault(line.get("category", ""), []).append(line)
+  if len(groups) < 2:
+    return {}
+  return {
+    category: {"scenes": {"count": len(groups[category])}}
+    | summarise(groups[category], [], lambda row: None)
+    for category in sorted(groups)
+  }
+
+
+def category_table(categories: dict[str, Scores]) -> str:
+  """PSNR, SSIM and LPIPS of render and sample by category, and their means
+  over the categories, as a Markdown table."""
+  columns = [
+    (row, metric)
+    for row in ("render", "sample")
+    for metric in ("psnr", "ssim", "lpips_vgg")
+    if all(metric in scores.get(row, {}) for scores in categories.values())
+  ]
+  head = [f"{ROWS[row]}, {_COLUMNS[metric][0]}" for row, metric in columns]
+  lines = [
+    f"| category | scenes | {' | '.join(head)} |",
+    f"|---|---|{'---|' * len(columns)}",
+  ]
+  values = {
+    category: [scores[row][metric] for row, metric in columns]
+    for category, scores in categories.items()
+  }
+  values["mean of the categories"] = [
+    _mean(column) for column in zip(*values.values(), strict=True)
+  ]
+  for category, row_values in values.items():
+    cells = [
+      "not scored" if v is None else _COLUMNS[metric][1].format(v)
+      for (_, metric), v in zip(columns, row_values, strict=True)
+    ]
+    counts = categories.get(category, {}).get("scenes", {})
+    count = counts.get("count", "")
+    lines.append(f"| {category} | {count} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
 def table(summary: Scores, samples: int) -> str:
   """The scores as a Markdown table; columns that no row has are left out."""
   columns = [

@@ -2,9 +2,10 @@
 
 Poses are OpenCV camera-to-world matrices [..,4,4] in world units; intrinsics
 are [..,4] = (fx, fy, cx, cy) in pixels, where the centre of the top left pixel
-is (0.5, 0.5). Geometry stays in float32 whatever the networks compute in, and
-its products are of the highest precision: the bfloat16 products that TPUs take
-by default would move a point by a hundredth of its distance.
+is (0.5, 0.5), or [..,6] with near and far of the view after them, where scenes
+differ in theirs. Geometry stays in float32 whatever the networks compute in,
+and its products are of the highest precision: the bfloat16 products that TPUs
+take by default would move a point by a hundredth of its distance.
 
 A frustum says where a world point lies in the volume that the encoder lifts an
 input view to. Each kind (`NearFar` here, the reference's in `unit_cube`)
@@ -16,6 +17,7 @@ outermost voxels (True) or their outer faces (False).
 """
 
 import dataclasses
+from typing import Any
 from typing import ClassVar
 from typing import TypeVar
 
@@ -40,8 +42,15 @@ def pixel_centres(height: int, width: int) -> jax.Array:
 
 
 def scale_intrinsics(intrinsics: jax.Array, factor: float) -> jax.Array:
-  """Intrinsics [..,4] of the same camera, its image `factor` times as wide."""
-  return intrinsics * factor
+  """Intrinsics of the same camera, its image `factor` times as wide."""
+  return jnp.concatenate(
+    [pinhole(intrinsics) * factor, intrinsics[..., 4:]], -1
+  )
+
+
+def pinhole(intrinsics: Any) -> Any:
+  """fx, fy, cx, cy [..,4] of intrinsics with or without near and far."""
+  return intrinsics[..., :4]
 
 
 def by_view(intrinsics: AnyArray) -> AnyArray:
@@ -57,13 +66,14 @@ def pixel_rays(
 
   Args:
     poses: [..,4,4] camera-to-world.
-    intrinsics: [..,4] in pixels, leading axes as in `poses`.
+    intrinsics: [..,4] in pixels, or [..,6], leading axes as in `poses`.
     pixels: [R,2] (x, y) in pixels.
 
   Returns:
     origins and unit directions, both [..,R,3] in world axes.
   """
-  focal, centre = jnp.split(intrinsics[..., None, :], 2, -1)  # [..,1,2] each
+  # [..,1,2] each
+  focal, centre = jnp.split(pinhole(intrinsics)[..., None, :], 2, -1)
   # On the plane at depth 1, then to unit length: distances along a ray are
   # Euclidean, not depths along the optical axis.
   xy = (pixels - centre) / focal
@@ -97,7 +107,7 @@ def project(
   local = world_to_camera(points, poses)
   depth = local[..., 2]
   divisor = jnp.where(jnp.abs(depth) < LEAST_DEPTH, LEAST_DEPTH, depth)
-  focal, centre = jnp.split(intrinsics[..., None, :], 2, -1)
+  focal, centre = jnp.split(pinhole(intrinsics)[..., None, :], 2, -1)
   return local[..., :2] / divisor[..., None] * focal + centre, depth
 
 
@@ -107,7 +117,8 @@ class NearFar:
 
   Attributes:
     near: depth of the first plane in world units; also where rays start.
-    far: depth of the last plane; also where rays end.
+    far: depth of the last plane; also where rays end. Views whose intrinsics
+      have a near and a far use those.
     image_size: (height, width) in pixels of the image behind the intrinsics.
   """
 
@@ -130,7 +141,7 @@ class NearFar:
     Args:
       points: [..,P,3] world units.
       poses: [..,4,4] camera-to-world of the input views.
-      intrinsics: [..,4] pixels.
+      intrinsics: [..,4] pixels, or [..,6].
 
     Returns:
       uvw [..,P,3] in [-1,1] (clamped), and bool [..,P], True inside.
@@ -140,16 +151,30 @@ class NearFar:
     # The image's borders are the volume's outer faces, and so are the planes
     # at near (w = -1) and far (w = 1).
     uv = pixels / jnp.array([width, height], jnp.float32) * 2 - 1
-    w = (depth - self.near) / (self.far - self.near) * 2 - 1
+    near, far = self._bounds(intrinsics)
+    w = (depth - near) / (far - near) * 2 - 1
     uvw = jnp.concatenate([uv, w[..., None]], -1)
     # A point behind the camera can land on a pixel all the same.
     inside = jnp.all(jnp.abs(uvw) <= 1, -1) & (depth > 0)
     return jnp.clip(uvw, -1, 1), inside
 
   def ray_bounds(
-    self, origins: jax.Array, directions: jax.Array
+    self, origins: jax.Array, directions: jax.Array, intrinsics: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Distances [..,R] along unit rays between which samples are placed."""
+    """Distances [..,R] along unit rays between which samples are placed.
+
+    Args:
+      origins: [..,R,3] world units.
+      directions: [..,R,3].
+      intrinsics: [..,4] of the view that the rays are of, or [..,6].
+    """
     del directions
+    near, far = self._bounds(intrinsics)
     shape = origins.shape[:-1]
-    return jnp.full(shape, self.near), jnp.full(shape, self.far)
+    return jnp.broadcast_to(near, shape), jnp.broadcast_to(far, shape)
+
+  def _bounds(self, intrinsics: jax.Array) -> tuple[Any, Any]:
+    """Near and far of views, [..,1] each, or of all."""
+    if intrinsics.shape[-1] == 4:
+      return self.near, self.far
+    return intrinsics[..., 4:5], intrinsics[..., 5:6]

@@ -46,13 +46,14 @@ class UnitCube:
     return jnp.clip(uvw, -1, 1), jnp.ones(uvw.shape[:-1], bool)
 
   def ray_bounds(
-    self, origins: jax.Array, directions: jax.Array
+    self, origins: jax.Array, directions: jax.Array, intrinsics: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """Entry and exit distances [..,R] of the cube; equal for a ray that misses.
 
     Between equal bounds all intervals are of length 0, so that no sample of
     such a ray weighs anything.
     """
+    del intrinsics
     # Slabs: the ray is inside where it is between all three pairs of planes.
     slope = directions + 1e-15  # never 0; the planes are then far away
     a, b = (-1 - origins) / slope, (1 - origins) / slope

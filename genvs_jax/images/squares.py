@@ -6,16 +6,24 @@ from PIL import Image
 RESIZES = ("area", "bicubic", "stride")
 
 
+Colour = str | tuple[int, int, int]  # a name, or RGB from 0 to 255
+
+
 def flatten_onto_white(image: Image.Image) -> Image.Image:
   """RGB of a picture in any mode, composited onto white."""
+  return flatten(image, "white")
+
+
+def flatten(image: Image.Image, behind: Colour) -> Image.Image:
+  """RGB of a picture in any mode, composited onto a colour."""
   if image.mode == "RGB":
     return image
   if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
     grey = np.asarray(image).astype(np.float32) / 257
     return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
   image = image.convert("RGBA")
-  white = Image.new("RGBA", image.size, "white")
-  return Image.alpha_composite(white, image).convert("RGB")
+  canvas = Image.new("RGBA", image.size, behind)
+  return Image.alpha_composite(canvas, image).convert("RGB")
 
 
 def square(image: Image.Image, side: int) -> tuple[Image.Image, int, int]:

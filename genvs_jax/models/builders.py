@@ -200,6 +200,22 @@ def init_variables(
   return {part: init(part) for part in parts}
 
 
+def intrinsics_width(config: ml_collections.ConfigDict) -> int:
+  """Numbers of a view's intrinsics: 6 with near and far of its scene.
+
+  Raises:
+    ValueError: for another `frustum.bounds`, or a frustum without bounds.
+  """
+  frustum = config.frustum
+  messages.check_choice("frustum.bounds", frustum.bounds, BOUNDS)
+  if frustum.bounds == "scene" and frustum.kind != "near_far":
+    raise ValueError(
+      f"frustum.bounds is 'scene', but frustum.kind {frustum.kind!r} has no"
+      " near and far: set it to near_far"
+    )
+  return 6 if frustum.bounds == "scene" else 4
+
+
 def batch_spec(
   config: ml_collections.ConfigDict,
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -209,7 +225,7 @@ def batch_spec(
   shapes = {
     "images": ((count, views, size, size, 3), np.uint8),
     "poses": ((count, views, 4, 4), np.float32),
-    "intrinsics": ((count, 4), np.float32),
+    "intrinsics": ((count, views, intrinsics_width(config)), np.float32),
     "scene": ((count,), np.int32),
   }
   return {k: jax.ShapeDtypeStruct(*spec) for k, spec in shapes.items()}
@@ -314,6 +330,7 @@ def build_frustum(config: ml_collections.ConfigDict) -> pipeline.Frustum:
 
 # By name: options of the config -> a constructor that lacks the common ones.
 # Greppable registries instead of class names in the config.
+BOUNDS = ("config", "scene")  # where near and far come from
 ENCODERS: dict[str, Callable[..., Callable]] = {
   "resnet34_unet": lambda options: functools.partial(
     resnet.ResNetUNet, decoder_width=options.decoder_width

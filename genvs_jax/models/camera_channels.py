@@ -74,7 +74,9 @@ def of_camera(
   batch, views = poses.shape[:2]
   origins, directions = cameras.pixel_rays(
     poses,
-    jnp.broadcast_to(cameras.by_view(intrinsics), (batch, views, 4)),
+    jnp.broadcast_to(
+      cameras.pinhole(cameras.by_view(intrinsics)), (batch, views, 4)
+    ),
     cameras.pixel_centres(size, size),
   )
   rays = [directions] if "directions" in names else []

@@ -184,7 +184,8 @@ def encode(
   x = layers.imagenet_normalize(images)
   x = x if noise is None else x + noise
   # Rays of each view's own camera, one for a patch.
-  each = jnp.broadcast_to(cameras.by_view(intrinsics), (batch, views, 4))
+  each = cameras.pinhole(cameras.by_view(intrinsics))
+  each = jnp.broadcast_to(each, (batch, views, 4))
   each = each.reshape(-1, 4) / _PATCH
   directions = camera_directions(each, size // _PATCH)
   with layers.products(model.precision):
@@ -209,7 +210,6 @@ def of_targets(inputs: Any, poses: jax.Array, size: int) -> Views | None:
   keys, mask = (
     jnp.repeat(x, poses.shape[1], 0) for x in (inputs.keys, inputs.mask)
   )
-  intrinsics = jnp.broadcast_to(
-    camera_channels.target_intrinsics(inputs) / size, (*poses.shape[:2], 4)
-  )
+  intrinsics = cameras.pinhole(camera_channels.target_intrinsics(inputs))
+  intrinsics = jnp.broadcast_to(intrinsics / size, (*poses.shape[:2], 4))
   return Views(keys, mask, poses.reshape(-1, 4, 4), intrinsics.reshape(-1, 4))

@@ -90,7 +90,8 @@ class InputViews(NamedTuple):
   Attributes:
     volumes: [B,V,H,W,D,C].
     poses: [B,V,4,4] camera-to-world.
-    intrinsics: [B,V,4] pixels of the images; [B,4] if all have the same.
+    intrinsics: [B,V,4] pixels of the images, [B,4] if all have the same, or
+      [B,V,6] with near and far.
     mask: bool [B,V], the views in use.
     keys: [B,V,N,K] of the denoiser's attention to them; None for none.
     drawn_with: intrinsics [B,Q,4] or [B,4] of the views to draw; None for those
@@ -212,18 +213,18 @@ def render_features(
   batch, views = poses.shape[:2]
   size = model.render_size
   # A render of h pixels instead of H: the same camera, its pixels larger.
-  intrinsics = cameras.scale_intrinsics(
-    camera_channels.target_intrinsics(inputs), size / model.image_size
+  intrinsics = camera_channels.target_intrinsics(inputs)
+  intrinsics = cameras.scale_intrinsics(intrinsics, size / model.image_size)
+  shape = (batch, views, intrinsics.shape[-1])
+  intrinsics = jnp.broadcast_to(intrinsics, shape)
+  rays = cameras.pixel_rays(
+    poses, intrinsics, cameras.pixel_centres(size, size)
   )
-  origins, directions = cameras.pixel_rays(
-    poses,
-    jnp.broadcast_to(intrinsics, (batch, views, 4)),
-    cameras.pixel_centres(size, size),
-  )
+  bounds = model.frustum.ray_bounds(*rays, intrinsics)
   # The rays of all views of a scene in a row: [B,Q,h*w,3] -> [B,R,3].
-  origins = origins.reshape(batch, -1, 3)
-  directions = directions.reshape(batch, -1, 3)
-  near, far = model.frustum.ray_bounds(origins, directions)
+  origins, directions, near, far = (
+    x.reshape(batch, -1, *x.shape[3:]) for x in (*rays, *bounds)
+  )
   if uniforms.fine is not None:
     # Inverting a cdf at ascending numbers gives ascending distances.
     uniforms = uniforms._replace(fine=jnp.sort(uniforms.fine, -1))

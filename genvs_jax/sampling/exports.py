@@ -55,7 +55,7 @@ def points_of_frames(
   height, width = depth.shape[1:]
   origins, directions = cameras.pixel_rays(
     jnp.asarray(poses),
-    jnp.broadcast_to(intrinsics, (len(poses), 4)),
+    jnp.broadcast_to(cameras.pinhole(intrinsics), (len(poses), 4)),
     cameras.pixel_centres(height, width),
   )
   points = np.asarray(

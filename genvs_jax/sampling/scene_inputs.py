@@ -40,11 +40,7 @@ def load_inputs(
         f"sample.input_views is {tuple(indices)}, expected one or more from 0"
         f" to {views - 1}"
       )
-    items.append(
-      decoding.decode_views(
-        records[scene], indices, model.image_size, config.model.resize
-      )
-    )
+    items.append(decoding.decode_for(config, records[scene], indices))
   batch = {k: np.stack([item[k] for item in items]) for k in items[0]}
   return {**batch, "scene": np.array(scenes)}
 
@@ -106,4 +102,4 @@ def _load_scene(
     datasets.check_principal_point(config, path, intrinsics, (size, size))
   frustum = config.frustum
   photos.warn_of_odd_cameras(views["poses"], frustum.near, frustum.far)
-  return views
+  return photos.with_bounds(config, views)

@@ -129,6 +129,7 @@ def draw(
     "background": background,
   }
   inputs = _read(images, poses, intrinsics, camera, model.image_size)
+  inputs = photos.with_bounds(config, inputs)
   config.sample.frames, config.sample.elevation = frames, elevation
   if isinstance(path, str):
     config.sample.path = path
@@ -149,7 +150,7 @@ def draw(
     depth=rendering.expected_depth(weighted, opacity),
     opacity=opacity,
     poses=np.asarray(path, np.float32),
-    intrinsics=np.atleast_2d(inputs["intrinsics"])[0],
+    intrinsics=np.atleast_2d(inputs["intrinsics"])[0, :4],
     inputs=inputs["images"],
   )
 

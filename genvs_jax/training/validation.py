@@ -111,11 +111,7 @@ def load_scenes(
       continue
     indices = [*range(views), max(total // 2, views)]
     numbers.append(i)
-    items.append(
-      decoding.decode_views(
-        records[i], indices, config.model.image_size, config.model.resize
-      )
-    )
+    items.append(decoding.decode_for(config, records[i], indices))
   if not items:
     raise ValueError(
       f"no validation scene has {views + 1} views or more, model.input_views"
@@ -126,7 +122,8 @@ def load_scenes(
     inputs={
       "images": batch["images"][:, :views],
       "poses": batch["poses"][:, :views],
-      "intrinsics": batch["intrinsics"],
+      "intrinsics": batch["intrinsics"][:, :views],
+      "drawn_with": batch["intrinsics"][:, views:],
     },
     target=batch["images"][:, views],
     target_pose=batch["poses"][:, views:],

@@ -54,23 +54,24 @@ def build_scenes(
   except ValueError as error:
     if not dataset_builders.are_made(config):
       logging.warning("synthetic cars are shown instead of scenes: %s", error)
-    return _made(config.data.synthetic.seed, size)
-  resize = config.model.resize
+    return _made(config, size)
 
   def load(scene: int, view: int) -> dict[str, np.ndarray]:
     record = records[scene]
     _check_view(view, len(record["poses"]))
-    views = decoding.decode_views(record, [view], size, resize)
+    views = decoding.decode_for(config, record, [view])
     return {**views, "scene": np.array(scene)}
 
   return Scenes(f"{config.data.dataset}, {split}", len(records), load)
 
 
-def _made(seed: int, size: int) -> Scenes:
+def _made(config: ml_collections.ConfigDict, size: int) -> Scenes:
+  seed = config.data.synthetic.seed
+
   def load(scene: int, view: int) -> dict[str, np.ndarray]:
     _check_view(view, made_scenes.VIEWS)
     views = made_scenes.input_view(seed, scene, view, size)
-    return {**views, "scene": np.array(scene)}
+    return {**photos.with_bounds(config, views), "scene": np.array(scene)}
 
   return Scenes("synthetic cars", _MADE_SCENES, load, view=64)
 
@@ -113,4 +114,4 @@ def from_upload(
     fov=config.photos.fov or photos.SRN_FOV,
     background=config.photos.background,
   )
-  return {**views, "scene": np.array(0)}
+  return {**photos.with_bounds(config, views), "scene": np.array(0)}

@@ -43,7 +43,7 @@ def test_batches_hold_distinct_views_of_their_scene(debug_config, records):
     for i, scene in enumerate(batch["scene"]):
       record = records[int(scene)]
       np.testing.assert_allclose(
-        batch["intrinsics"][i], record["intrinsics"], rtol=1e-6
+        batch["intrinsics"][i], record["intrinsics"][:3], rtol=1e-6
       )
       result = [
         int(np.abs(record["poses"] - pose).sum((1, 2)).argmin())
@@ -146,7 +146,7 @@ def make_record(size: tuple[int, int], mode: str = "RGB") -> dict:
 def test_resizing_scales_the_intrinsics():
   decoded = decoding.decode_views(make_record((128, 128)), [0], 32, "area")
   assert decoded["images"].shape == (1, 32, 32, 3)
-  np.testing.assert_allclose(decoded["intrinsics"], [25, 22.5, 16, 16])
+  np.testing.assert_allclose(decoded["intrinsics"], [[25, 22.5, 16, 16]])
 
 
 def test_downsampling_averages_areas():
@@ -167,7 +167,57 @@ def test_wide_images_are_padded_with_white():
   image = decoded["images"][0]
   assert (image[:8] == 255).all() and (image[-8:] == 255).all()
   assert (image[8:24] == [255, 0, 0]).all()
-  np.testing.assert_allclose(decoded["intrinsics"], [100, 90, 16, 16])
+  np.testing.assert_allclose(decoded["intrinsics"], [[100, 90, 16, 16]])
+
+
+def test_views_of_any_size_keep_their_own_intrinsics():
+  records = [make_record(size) for size in ((16, 32), (64, 64), (32, 8))]
+  record = {
+    key: [item for r in records for item in r[key]]
+    for key in ("images", "depths", "poses")
+  }
+  record["poses"] = np.stack(record["poses"])
+  record["intrinsics"] = np.stack([r["intrinsics"] for r in records])
+  record["image_size"] = np.stack([r["image_size"] for r in records])
+  decoded = decoding.decode_views(record, [2, 0, 1], 32, "area")
+  for i, view in enumerate((2, 0, 1)):
+    alone = decoding.decode_views(records[view], [0], 32, "area")
+    for key in ("images", "intrinsics"):
+      np.testing.assert_array_equal(decoded[key][i], alone[key][0])
+  np.testing.assert_allclose(decoded["intrinsics"][2], [50, 45, 16, 16])
+
+
+def test_scenes_change_as_the_config_says_and_the_views_stay(
+  debug_config, records
+):
+  (plain,) = take(debug_config, records, 1)
+  debug_config.augment.mirror = 1.0
+  (mirrored,) = take(debug_config, records, 1)
+  np.testing.assert_array_equal(
+    mirrored["images"], plain["images"][..., ::-1, :]
+  )
+  np.testing.assert_array_equal(mirrored["scene"], plain["scene"])
+
+
+def test_views_bring_the_bounds_of_their_scene_if_asked(debug_config, records):
+  debug_config.frustum.bounds = "scene"
+  (batch,) = take(debug_config, records, 1)
+  assert batch["intrinsics"].shape == (8, 3, 6)
+  for scene, intrinsics in zip(
+    batch["scene"], batch["intrinsics"], strict=True
+  ):
+    record = records[int(scene)]
+    expected = [record["near"], record["far"]]
+    np.testing.assert_allclose(intrinsics[:, 4:], [expected] * 3, rtol=1e-6)
+
+
+def test_a_colour_stands_behind_transparent_input_views_alone():
+  record = make_record((32, 32), "RGBA")
+  record["images"] *= 2
+  record["poses"] = np.tile(record["poses"], (2, 1, 1))
+  decoded = decoding.decode_views(record, [0, 1], 32, "area", [(9, 8, 7)])
+  assert (decoded["images"][0] == [9, 8, 7]).all()
+  assert (decoded["images"][1] == 255).all()
 
 
 def test_transparent_images_are_composited_onto_white():

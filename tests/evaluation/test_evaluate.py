@@ -74,6 +74,48 @@ def test_views_that_do_not_exist_are_refused():
     protocol.choose_targets(SPIRAL, (64,), "all", 0, 0.0)
 
 
+def test_a_list_names_the_input_view_of_each_scene(scored, tmp_path):
+  """As pixelNeRF's does for NMR: class, object, view."""
+  config, _, _ = scored
+  records = datasets.load_split(config, "", "validation")
+  ids = [record["scene_id"].decode() for record in records]
+  config.evaluate.targets = "others"
+  path = tmp_path / "views.txt"
+  path.write_text(f"{ids[0]} 5\n\n{ids[1]} 2\n")
+  config.evaluate.view_list = str(path)
+  for i, view in enumerate((5, 2)):
+    scene = protocol.load_scene(config, records, i)
+    assert scene.views.tolist() == [v for v in range(8) if v != view]
+    np.testing.assert_array_equal(
+      scene.inputs["poses"][0], records[i]["poses"][view]
+    )
+  with pytest.raises(ValueError, match=f"has no line for scene {ids[2]}"):
+    protocol.load_scene(config, records, 2)
+  # Class and object make the id of a scene of NMR's.
+  (tmp_path / "b.txt").write_text("02958343 a1b2 7\n02958343 a1b2 9\n")
+  views = protocol._read_view_list(str(tmp_path / "b.txt"))
+  assert views == {"02958343_a1b2": (7, 9)}
+  (tmp_path / "c.txt").write_text("02958343 a1b2\n")
+  with pytest.raises(ValueError, match=r"line 1: found '02958343 a1b2', expe"):
+    protocol._read_view_list(str(tmp_path / "c.txt"))
+
+
+def test_scores_by_category_are_means_over_its_scenes():
+  def line(category, psnr):
+    row = {"psnr": psnr, "ssim": psnr / 50}
+    return {"category": category, "means": {"render": row, "sample": row}}
+
+  lines = [line("car", 20.0), line("car", 22.0), line("boat", 30.0)]
+  categories = summary.by_category(lines)
+  assert categories["car"]["sample"]["psnr"] == 21
+  table = summary.category_table(categories).splitlines()
+  assert table[2].startswith("| boat | 1 | 30.00 | 0.600 | 30.00")
+  assert table[3].startswith("| car | 2 | 21.00 | 0.420")
+  # Every category counts the same, however many its scenes.
+  assert table[4].startswith("| mean of the categories |  | 25.50 | 0.510")
+  assert summary.by_category(lines[:2]) == {}
+
+
 def test_the_table_is_that_of_the_pictures_on_disk(scored, tmp_path):
   """Pictures in pixelNeRF's layout, scored again from disk by scikit-image."""
   config, model, variables = scored

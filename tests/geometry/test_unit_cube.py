@@ -65,6 +65,6 @@ def test_unit_cube_bounds_enter_and_leave_the_cube():
   kind = unit_cube.UnitCube()
   origins = jnp.array([[3.0, 0.2, 0.1], [3.0, 0.2, 0.1], [0.0, 0.0, 1.2]])
   directions = jnp.array([[-1.0, 0, 0], [1.0, 0, 0], [0, 0, -1.0]])
-  near, far = kind.ray_bounds(origins, directions)
+  near, far = kind.ray_bounds(origins, directions, INTRINSICS)
   np.testing.assert_allclose(near, [2, 0.5, 0.5], rtol=1e-6)
   np.testing.assert_allclose(far, [4, 0.5, 2.2], rtol=1e-6)  # a miss: equal

@@ -117,6 +117,47 @@ def test_targets_may_have_cameras_of_their_own(variables):
     np.testing.assert_allclose(image[:, q], expected[:, 0], atol=1e-5)
 
 
+def test_scenes_may_have_a_near_and_a_far_of_their_own(variables):
+  views = inputs(jnp.ones((2, 2), bool))
+  render = pipeline.render_features(MODEL, variables, views, TARGETS)
+
+  def with_bounds(*bounds):
+    width = jnp.broadcast_to(views.intrinsics[:, None], (2, 2, 4))
+    tiled = jnp.broadcast_to(jnp.array(bounds)[:, None], (2, 2, 2))
+    return views._replace(intrinsics=jnp.concatenate([width, tiled], -1))
+
+  # Said once in the config, or for each view.
+  frustum = CONFIG.frustum
+  both = [frustum.near, frustum.far]
+  same = pipeline.render_features(
+    MODEL, variables, with_bounds(both, both), TARGETS
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), render, same
+  )
+  # Each scene has its own.
+  other = [0.7, 2.1]
+  mixed = pipeline.render_features(
+    MODEL, variables, with_bounds(both, other), TARGETS
+  )
+  np.testing.assert_allclose(mixed.features[0], render.features[0], atol=1e-5)
+  assert jnp.abs(mixed.features[1] - render.features[1]).max() > 1e-3
+  model = dataclasses.replace(
+    MODEL, frustum=dataclasses.replace(MODEL.frustum, near=0.7, far=2.1)
+  )
+  alone = pipeline.render_features(model, variables, views, TARGETS)
+  np.testing.assert_allclose(mixed.features[1], alone.features[1], atol=1e-5)
+
+
+def test_bounds_that_a_frustum_lacks_are_refused():
+  config = CONFIG.copy_and_resolve_references()
+  config.frustum.bounds = "scene"
+  assert builders.batch_spec(config)["intrinsics"].shape[-1] == 6
+  config.frustum.kind = "unit_cube"
+  with pytest.raises(ValueError, match=r"bounds is 'scene', but .*'unit_cube'"):
+    builders.batch_spec(config)
+
+
 def test_random_numbers_may_come_in_any_order(variables):
   """Those of the second pass; a chunk wants them ascending."""
   views = inputs(jnp.ones((2, 2), bool))

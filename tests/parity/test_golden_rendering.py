@@ -39,14 +39,15 @@ class Setup:
     one = jnp.ones_like(slope)
     self.source_intrinsics = jnp.stack([slope, slope, one, one], -1)[:, None]
     rows, columns = (int(n) for n in arrays["ray_hw"])
+    intrinsics = jnp.broadcast_to(
+      arrays["intrinsics"], (*target_poses.shape[:2], 4)
+    )
     self.rays = cameras.pixel_rays(
-      target_poses,
-      jnp.broadcast_to(arrays["intrinsics"], (*target_poses.shape[:2], 4)),
-      cameras.pixel_centres(rows, columns),
+      target_poses, intrinsics, cameras.pixel_centres(rows, columns)
     )
     self.hit = arrays["ray_hit"].astype(bool)
     self.chosen = arrays["ray_idx"]
-    near, far = FRUSTUM.ray_bounds(*self.rays)
+    near, far = FRUSTUM.ray_bounds(*self.rays, intrinsics)
     self.near, self.far = near, far
     draws = [
       jnp.asarray(arrays[key]) if key in arrays else None

@@ -33,7 +33,7 @@ def inputs_of(batch, rows):
   return {
     "images": batch["images"][rows, :1],
     "poses": batch["poses"][rows, :1],
-    "intrinsics": batch["intrinsics"][rows],
+    "intrinsics": batch["intrinsics"][rows, :1],
   }
 
 

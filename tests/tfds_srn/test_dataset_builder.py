@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import textwrap
 import threading
@@ -18,6 +19,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tfds_srn
+from configs import debug
+from genvs_jax.data import datasets
+from genvs_jax.data import decoding
 from tfds_srn import download
 from tfds_srn import scenes
 from tfds_srn import splits
@@ -59,7 +63,9 @@ def test_records_are_the_scenes(source, tmp_path):
       assert list(record["depths"]) == scene.depths
       np.testing.assert_array_equal(record["poses"], scene.poses)
       np.testing.assert_array_equal(record["intrinsics"], scene.intrinsics)
-      assert tuple(record["image_size"]) == (32, 32)
+      assert (record["image_size"] == 32).all()
+      assert record["image_size"].shape == (len(scene.images), 2)
+      assert record["category"] == b""
       assert (record["near"], record["far"]) == (
         np.float32(0.8),
         np.float32(1.8),
@@ -88,6 +94,9 @@ def test_published_configs():
     "synthetic_cars",
     "meshes",
     "folder",
+    "nerf",
+    "nmr",
+    "zero123",
   }
   chairs = srn.CONFIGS["chairs"]
   assert (chairs.near, chairs.far) == (1.25, 2.75)
@@ -348,3 +357,23 @@ def test_a_builder_leaves_no_temporary_folder(tmp_path, monkeypatch):
   builder = tfds_srn.Builder(config="cars", data_dir=tmp_path / "data")
   assert not builder.is_prepared()
   assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_datasets_of_the_first_version_still_load(tmp_path):
+  """Whose scenes had one camera and one size for all views."""
+  with tarfile.open(
+    pathlib.Path(__file__).parent / "dataset_of_version_1.tar.xz"
+  ) as archive:
+    archive.extractall(tmp_path, filter="data")
+  config = debug.get_config()
+  config.data.dataset, config.data.name = "folder", "old"
+  config.data.data_dir = str(tmp_path)
+  records = datasets.load_split(config, "", "train")
+  assert len(records) == 2 and records[0]["intrinsics"].shape == (4,)
+  decoded = decoding.decode_views(records[0], [2, 0], 32, "area")
+  focal = 131.25 / 128 * 32
+  np.testing.assert_allclose(
+    decoded["intrinsics"], [[focal, focal, 16, 16]] * 2, rtol=1e-5
+  )
+  assert any("train 2" in line for line in datasets.describe(config, ""))
+  datasets.check_cameras(config, records)

@@ -45,7 +45,7 @@ def zip_folder(folder: pathlib.Path, target: pathlib.Path, below: str = ""):
 def assert_same(a: scenes.Scene, b: scenes.Scene):
   assert a.scene_id == b.scene_id
   assert a.images == b.images
-  assert a.image_size == b.image_size
+  np.testing.assert_array_equal(a.image_sizes, b.image_sizes)
   np.testing.assert_array_equal(a.poses, b.poses)
   np.testing.assert_allclose(a.intrinsics, b.intrinsics, rtol=1e-6)
 
@@ -57,7 +57,7 @@ def test_both_packagings_give_the_same_scene(both):
   first, second = scenes.read_scene(a), scenes.read_scene(b)
   assert_same(first, second)
   np.testing.assert_allclose(
-    first.intrinsics, [32.8125, 32.8125, 16, 16], rtol=1e-6
+    first.intrinsics[0], [32.8125, 32.8125, 16, 16], rtol=1e-6
   )
   text = next((both["srn"] / "cars_train").rglob("intrinsics/*.txt"))
   assert text.read_text().split()[0] == "525.0"  # SRN's 512-pixel render
@@ -134,9 +134,9 @@ def test_a_folder_of_scenes_of_any_name_and_size(tmp_path):
     )
   result = splits.find_scenes(str(tmp_path))
   scene = scenes.read_scene(result["train"][0])
-  assert scene.image_size == (10, 20)
+  assert scene.image_sizes.tolist() == [[10, 20]] * len(scene.images)
   # The file is for 40x20 pixels, the images have 20x10.
-  np.testing.assert_allclose(scene.intrinsics, [20, 20, 10, 5])
+  np.testing.assert_allclose(scene.intrinsics[-1], [20, 20, 10, 5])
   assert [float(p[0, 3]) for p in scene.poses] == [1, 2, 4, 3]  # 2 before 10
 
 

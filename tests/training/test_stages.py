@@ -267,8 +267,7 @@ def test_what_the_denoiser_draws_is_measured_and_recorded(staged):
   records = datasets.load_split(config, workdir, "train")
   views = [decoding.decode_views(r, range(8), 32, "area") for r in records]
   batch = {k: np.stack([v[k] for v in views]) for k in views[0]}
-  inputs = {k: batch[k][:, :1] for k in ("images", "poses")}
-  inputs["intrinsics"] = batch["intrinsics"]
+  inputs = {k: batch[k][:, :1] for k in ("images", "poses", "intrinsics")}
   drawn = view_synthesis.build_render(genvs.model)(
     genvs.variables, inputs, batch["poses"][:, 1:]
   )

@@ -1,0 +1,1 @@
+"""Layouts in which scenes come, each read into the same `scenes.Scene`."""
