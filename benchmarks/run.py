@@ -10,7 +10,7 @@
                large matrix product and a large copy
   growth       how time and memory grow with batch, rays, samples, input views
                and image size
-  data         the data pipeline alone, on synthetic cars of 128x128
+  data         the data pipeline alone, on pictures as each layout has them
   checkpoint   saving and restoring a state
 
 Operations are those of convolutions and matrix products, counted in the traced
@@ -22,6 +22,7 @@ stopped; delete --output to measure anew.
 """
 
 import ast
+import itertools
 import json
 import pathlib
 import statistics
@@ -51,9 +52,6 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
 _SECONDS = flags.DEFINE_float("seconds", 60, "Fewer if they take longer.")
 _PEAK_SIZE = flags.DEFINE_integer(
   "peak_size", None, "Of a large matrix; by default by the kind of device."
-)
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir", "", "Where the data part keeps its dataset; a passing folder."
 )
 measuring.check_names("parts", PARTS)
 measuring.check_names("programs", programs.NAMES)
@@ -179,22 +177,24 @@ def measure_growth(
 def measure_data(results: measuring.Results) -> str:
   """Scenes per second on one core and on all, and steps they could feed."""
   lines = [
-    "| | scenes/s, one thread | all threads | batches/s |",
-    "|---|---|---|---|",
+    "| | pictures | scenes/s, one thread | all threads | batches/s |",
+    "|---|---|---|---|---|",
   ]
-  for name in _CONFIGS.value:
+  for name, layout in itertools.product(_CONFIGS.value, storage.LAYOUTS):
+    size, mode = storage.LAYOUTS[layout]
     row = results.get(
-      f"data/{name}",
-      lambda name=name: measuring.apart(
-        storage.time_data, name, _DATA_DIR.value
+      f"data/{name}/{layout}",
+      lambda name=name, layout=layout: measuring.apart(
+        storage.time_data, name, layout
       ),
     )
     if "error" in row:
-      lines.append(f"| {name} | {row['error']} | | |")
+      lines.append(f"| {name} | {row['error']} | | | |")
       continue
+    batches = row["all"] / row["batch_size"]
     lines.append(
-      f"| {name} | {row['one']:.0f} | {row['all']:.0f}"
-      f" | {row['all'] / row['batch_size']:.3g} of {row['batch_size']} |"
+      f"| {name}, {layout} | {size}x{size} {mode} | {row['one']:.0f}"
+      f" | {row['all']:.0f} | {batches:.3g} of {row['batch_size']} |"
     )
   return "\n".join(lines)
 

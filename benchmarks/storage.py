@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from PIL import Image
 
 from benchmarks import measuring
 from genvs_jax import config_fields
@@ -17,25 +19,41 @@ from genvs_jax.data import loading
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
+from tfds_srn import synthetic
+
+# What the pictures of a layout are: pixels a side, and mode.
+LAYOUTS = {
+  "NMR": (64, "RGB"),
+  "SRN, models, synthetic cars": (128, "RGB"),
+  "Zero-1-to-3": (256, "RGBA"),
+  "NeRF's synthetic scenes": (800, "RGBA"),
+}
 
 
-def time_data(name: str, data_dir: str) -> dict:
+def time_data(name: str, layout: str) -> dict:
   """Scenes per second that reach the batches of a config.
 
   Args:
     name: of the config.
-    data_dir: of the synthetic cars, made if missing; "" for a passing folder.
+    layout: of `LAYOUTS`, as which pictures of synthetic cars are stored.
   """
   config = measuring.load_config(measuring.Spec(name, "", {}))
-  config.data.dataset = "synthetic_cars"
-  config.data.synthetic.update(
-    train_scenes=48, validation_scenes=1, test_scenes=1, image_size=128
-  )
+  config.data.dataset = "folder"
   with tempfile.TemporaryDirectory() as folder:
-    config.data.data_dir = data_dir or folder
+    source = synthetic.write_scenes(
+      f"{folder}/scenes",
+      counts={"train": 24, "val": 1},
+      views=12,
+      size=128,
+    )
+    for path in source.rglob("rgb/*.png"):
+      _store_as(path, *LAYOUTS[layout])
+    for path in source.rglob("depth"):
+      shutil.rmtree(path)
+    config.data.source, config.data.data_dir = str(source), f"{folder}/data"
     datasets.prepare(config, "")
     records = datasets.load_split(config, "", "train")
-    records = dataclasses.replace(records, source=Repeated(records.source, 50))
+    records = dataclasses.replace(records, source=Repeated(records.source, 99))
     rates = {}
     for label, threads in (("one", 1), ("all", config.data.threads)):
       config.data.threads = threads
@@ -47,6 +65,16 @@ def time_data(name: str, data_dir: str) -> dict:
         scenes += len(next(batches)["scene"])
       rates[label] = scenes / (time.perf_counter() - begin)
   return rates | {"batch_size": config.train.batch_size}
+
+
+def _store_as(path: pathlib.Path, size: int, mode: str) -> None:
+  """A picture on white at another size, transparent where it is white."""
+  image = Image.open(path).convert("RGB").resize((size, size))
+  if mode == "RGBA":
+    pixels = np.asarray(image)
+    alpha = np.where((pixels < 255).any(-1), 255, 0).astype(np.uint8)
+    image = Image.fromarray(np.dstack([pixels, alpha]))
+  image.save(path)
 
 
 class Repeated(Sequence):
