@@ -60,7 +60,8 @@ def get_config() -> ml_collections.ConfigDict:
   # x, y, z and strength of each light, which stands still in the world.
   meshes.lights = ((0.35, 0.25, 0.90, 0.38),)
   meshes.ambient = 0.62  # what every surface gets
-  # Rays by which corners are darkened; 0 for none. 16 double the time.
+  # Rays by which corners are darkened; 0 for none. With 16 a view takes two to
+  # three times as long.
   meshes.occlusion_rays = 0
   # File with lines like "train chairs_oak"; models it does not name are left
   # out. "": chosen by the seed.

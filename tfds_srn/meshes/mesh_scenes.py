@@ -6,7 +6,6 @@ models there are; an interrupted run goes on with the models that are left.
 
 import dataclasses
 import json
-import logging
 import pathlib
 import zlib
 from typing import NamedTuple
@@ -154,8 +153,6 @@ def _check(options: Options) -> None:
 
 def _write(spec: _Spec) -> str:
   """Renders one model; what is wrong with it, or ""."""
-  # A part that is only warned of has no place in the middle of a bar.
-  logging.getLogger("PIL").setLevel(logging.ERROR)
   options = spec.options
   try:
     model = models.load(spec.file.path, options.up, options.crease)
