@@ -283,7 +283,7 @@ def _help(description: str) -> str:
   ]
   return "\n".join(
     [
-      description,
+      description.replace("python launch.py", " ".join(_program())),
       "Recipes for --config:",
       *recipes,
       "",
@@ -326,7 +326,11 @@ def command_line(**changes: object) -> str:
     if not skip and name not in values:
       words.append(arg)
     skip = name in values and not equals
-  program = os.path.basename(sys.argv[0])
-  first = ["python", program] if program.endswith(".py") else [program]
   words += [f"--{name}={value}" for name, value in values.items()]
-  return shlex.join([*first, *words])
+  return shlex.join([*_program(), *words])
+
+
+def _program() -> list[str]:
+  """The words that start this command: it may be installed as `genvs`."""
+  program = os.path.basename(sys.argv[0])
+  return ["python", program] if program.endswith(".py") else [program]

@@ -107,3 +107,10 @@ def test_what_is_waited_for_fills_a_bar_in_a_terminal(monkeypatch):
   assert re.search(
     r"compiling the frame: 00:01 \|[^ ]+ *\|", terminal.getvalue()
   )
+
+
+def test_help_shows_the_command_that_was_typed(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["/usr/bin/genvs", "--help"])
+  assert console._program() == ["genvs"]
+  monkeypatch.setattr(sys, "argv", ["/x/launch.py", "--help"])
+  assert console._program() == ["python", "launch.py"]
