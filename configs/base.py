@@ -35,6 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.url = ""
   data.near = 0.0  # folder and nerf: recorded near and far in world units;
   data.far = 0.0  # 0 derives them from the camera distance
+  # --mode=prepare: most pixels along a stored picture's side; 0: as it is.
+  data.stored_size = 0
   data.workers = 0  # processes that decode images; 0 = threads alone
   # That read and decode, each a batch at a time; 0: a core each, at most 8.
   data.threads = 0
@@ -53,8 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
   meshes.views = 50  # per train and validation scene; test scenes have 251
   meshes.region = "sphere"  # where cameras stand: sphere, or its upper half
   meshes.distance = 1.3  # of them from the object, whose diagonal is 1
-  # Axis of the files that points up: x, y, z; auto is y for glTF and OBJ, z
-  # for the others.
+  # Axis that points up: x, y, z; auto is y for glTF and OBJ, z for the others.
   meshes.up = "auto"
   meshes.crease = 35.0  # degrees; edges that bend more are sharp
   # x, y, z and strength of each light, which stands still in the world.

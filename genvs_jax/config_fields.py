@@ -93,7 +93,7 @@ _FIELDS_BY_ROLE = {
   HANDLING: """
     modes compilation_cache compilation_cache_gib mesh.replicas mesh.shards
     data.dataset data.name data.data_dir data.source data.url data.near data.far
-    data.workers data.threads data.prefetch
+    data.stored_size data.workers data.threads data.prefetch
     data.synthetic.train_scenes data.synthetic.validation_scenes
     data.synthetic.test_scenes data.synthetic.views data.synthetic.image_size
     data.synthetic.seed

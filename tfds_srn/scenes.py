@@ -5,6 +5,7 @@ once.
 """
 
 import dataclasses
+import io
 import pathlib
 import posixpath
 import re
@@ -13,6 +14,7 @@ from typing import ClassVar
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from tfds_srn import trees
 
@@ -172,6 +174,29 @@ def read_scene(folder: SceneFolder) -> Scene:
   if scene is None:
     raise BadScenesError(problems)
   return scene
+
+
+def shrink(scene: Scene, side: int) -> Scene:
+  """A scene whose pictures have at most `side` pixels along their longer side;
+  their intrinsics follow, depth maps stay as they are."""
+  images, sizes = list(scene.images), scene.image_sizes.copy()
+  intrinsics = scene.intrinsics.copy()
+  for i in np.flatnonzero(sizes.max(1) > side):
+    image: Image.Image = Image.open(io.BytesIO(images[i]))
+    width, height = (
+      max(round(v * side / max(image.size)), 1) for v in image.size
+    )
+    scale = np.array([width / image.width, height / image.height])
+    if image.mode != "RGB":  # what is transparent has no colour to mix in
+      image = image.convert("RGBA").convert("RGBa")
+    image = image.resize((width, height), Image.Resampling.BOX)
+    file = io.BytesIO()
+    image.convert("RGBA" if image.mode == "RGBa" else "RGB").save(file, "PNG")
+    images[i], sizes[i] = file.getvalue(), (height, width)
+    intrinsics[i] *= np.tile(scale, 2)
+  return dataclasses.replace(
+    scene, images=images, image_sizes=sizes, intrinsics=intrinsics
+  )
 
 
 def natural(name: str) -> tuple:

@@ -60,6 +60,7 @@ class SrnConfig(tfds.core.BuilderConfig):
     synthetic: arguments of `synthetic.write_scenes`; None for real scenes.
     meshes: how 3D models are rendered; None for scenes that are pictures.
     layout: of the scenes, a name of `LAYOUTS`.
+    stored_size: most pixels a side of stored pictures; 0 for any number.
   """
 
   near: float = 0.0
@@ -67,6 +68,7 @@ class SrnConfig(tfds.core.BuilderConfig):
   synthetic: dict | None = None
   meshes: mesh_scenes.Options | None = None
   layout: str = "srn"
+  stored_size: int = 0
 
   def variant(self, name: str, **fields) -> "SrnConfig":
     """The same with another name and some other fields."""
@@ -286,6 +288,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       "far": config.far,
       "version": str(self.version),
       **({"meshes": json.dumps(options)} if options else {}),
+      **({"stored_size": config.stored_size} if config.stored_size else {}),
     }
 
   def _ranges(self, summaries: list[scenes.Summary]) -> dict[str, list[float]]:
@@ -305,6 +308,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[str, dict]]:
     for folder in folders:
       scene = scenes.read_scene(folder)
+      if self.builder_config.stored_size:
+        scene = scenes.shrink(scene, self.builder_config.stored_size)
       near, far = self._bounds(scenes.summary_of(scene).distance)
       yield (
         scene.scene_id,

@@ -32,6 +32,9 @@ def build_builder(
   data = config.data
   messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
   name, fields = _name_and_fields(data)
+  if data.stored_size:
+    name += f"_stored{data.stored_size}px"
+    fields["stored_size"] = data.stored_size
   dataset = srn.CONFIGS[data.dataset]
   if fields or name != data.dataset:
     dataset = dataset.variant(name, **fields)

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 import tfds_srn
+from configs import debug
+from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.geometry import cameras
 from tfds_srn import camera_poses
@@ -232,6 +234,44 @@ def test_datasets_of_layouts_are_what_was_read(tmp_path, layout):
   # Transparent is white.
   assert (decoded["images"][:, 0, 0] == 255).all()
   assert record["category"] == (b"02958343" if layout == "nmr" else b"")
+
+
+def test_large_pictures_can_be_stored_small(tmp_path):
+  """Each pixel the mean of what it covers, transparent ones without colour."""
+  scene = tmp_path / "scenes" / "a"
+  write_nerf(scene, 0)
+  pixels = np.zeros((4, 8, 4), np.uint8)
+  pixels[:2, :2] = 200, 100, 0, 255
+  pixels[2:, 2:4, :3] = 255  # white, and transparent
+  pixels[2:, :2] = 0, 0, 80, 255
+  Image.fromarray(pixels).save(scene / "train" / "r_1.png")
+  (folder,) = splits.find_scenes(str(scene), nerf.NerfScene)["train"]
+  whole = scenes.read_scene(folder)
+  small = scenes.shrink(whole, 4)
+  assert small.image_sizes.tolist() == [[4, 4], [2, 4], [4, 4]]
+  np.testing.assert_allclose(small.intrinsics[1], whole.intrinsics[1] / 2)
+  np.testing.assert_allclose(small.intrinsics[0], whole.intrinsics[0] / 6)
+  stored = np.array(Image.open(io.BytesIO(small.images[1])))
+  assert stored[0, 0].tolist() == [200, 100, 0, 255]
+  assert stored[1, 0].tolist() == [0, 0, 80, 255]
+  assert stored[1, 1, 3] == 0
+  # Half covered: the colour of the covered half.
+  pixels[:2, 1] = 0
+  Image.fromarray(pixels).save(scene / "train" / "r_1.png")
+  half = scenes.shrink(scenes.read_scene(folder), 4)
+  stored = np.array(Image.open(io.BytesIO(half.images[1])))
+  np.testing.assert_allclose(stored[0, 0], [200, 100, 0, 128], atol=2)
+  assert scenes.shrink(whole, 24).images == whole.images
+
+  config = debug.get_config()
+  config.data.dataset, config.data.source = "nerf", str(tmp_path / "scenes")
+  config.data.data_dir, config.data.stored_size = str(tmp_path / "tfds"), 4
+  datasets.prepare(config, "")
+  record = datasets.load_split(config, "", "train")[0]
+  assert record["image_size"].max() == 4
+  config.data.stored_size = 0  # another dataset, which is not there
+  with pytest.raises(datasets.DatasetMissingError):
+    datasets.load_split(config, "", "train")
 
 
 def broken_nerf(scene):
