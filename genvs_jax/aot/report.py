@@ -183,7 +183,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     f"topology     {result['topology']}, {result['devices']} devices of"
     f" {result['memory_bytes'] / _GIB:.0f} GiB"
   ]
-  for name in ("step", "drawing of a frame"):
+  for name in ("step", "frame"):
     lines += _program_lines(name, result[name], result)
   if "largest_batch_size" in result:
     lines.append(f"largest      batch of {result['largest_batch_size']} fits")

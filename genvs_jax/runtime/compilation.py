@@ -52,7 +52,8 @@ def compile_traced(
   is_here = platform == jax.default_backend()
   seconds = _SECONDS_PER_OPERATION.get(platform, _SECONDS_PER_OPERATION["gpu"])
   # What else is at work slows it.
-  busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+  load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+  busy = max(load / (os.cpu_count() or 1), 1.0)
   expected = flops.operations(traced.jaxpr) * seconds * busy
   started = time.monotonic()
   with console.waiting(
