@@ -10,12 +10,14 @@ import pathlib
 import posixpath
 import re
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import ClassVar
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from tfds_srn import parsing
 from tfds_srn import trees
 
 
@@ -117,6 +119,20 @@ class SceneFolder:
       reason = error.strerror or str(error)
       problems.append(f"{self}/{name} {reason}")
       return None
+
+  def read_picture(
+    self, name: str, formats: Sequence[str], problems: list[str]
+  ) -> tuple[bytes, tuple[int, int]] | None:
+    """The bytes of a picture of the scene and its (height, width), or None and
+    another problem."""
+    data = self.read(name, problems)
+    if data is None:
+      return None
+    size, problem = parsing.image_size(data, formats)
+    if size is None:
+      problems.append(f"{self}/{name} {problem}")
+      return None
+    return data, size
 
 
 class Summary(NamedTuple):

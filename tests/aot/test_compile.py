@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 
+import jax
 import pytest
 
 from configs import debug
@@ -49,6 +50,23 @@ def test_the_largest_batch_is_found_by_bisection(monkeypatch):
     tried.clear()
     assert report.largest_batch(config, mesh, limit) == expected
     assert len(tried) < 20 and all(batch % 4 == 0 for batch in tried)
+
+
+def test_both_programs_are_reported_on_devices_that_are_here(
+  monkeypatch, tmp_path
+):
+  """What is measured and what is printed of it have the same names."""
+  devices = jax.devices()[:2]
+  topology = topologies.Topology("v5e:1x2", tuple(devices), 2**34, 1)
+  monkeypatch.setattr(report.topologies, "load", lambda name: topology)
+  measured = {"fits": False, "compile_seconds": 3.0}
+  monkeypatch.setattr(report, "_measured", lambda *args: dict(measured))
+  config = debug.get_config()
+  lines = report.run(config, "v5e:1x2", str(tmp_path), False)
+  for name in ("step", "frame"):
+    assert any(line.startswith(f"{name} ") for line in lines)
+  result = json.loads((tmp_path / report.FILE).read_text())
+  assert result["step"] == result["frame"] == measured
 
 
 @pytest.mark.slow

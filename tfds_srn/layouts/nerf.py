@@ -87,13 +87,10 @@ class NerfScene(scenes.SceneFolder):
     if path is None:
       problems.append(f"{self}/{name} names {file}, which is not there")
       return None
-    data = self.read(path, problems)
-    if data is None:
+    picture = self.read_picture(path, FORMATS, problems)
+    if picture is None:
       return None
-    size, problem = parsing.image_size(data, FORMATS)
-    if size is None:
-      problems.append(f"{self}/{path} {problem}")
-      return None
+    data, size = picture
     pose, problem = pose_of(matrix)
     intrinsics, second = intrinsics_of(frame, size)
     if pose is None or intrinsics is None:

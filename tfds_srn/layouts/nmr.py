@@ -78,17 +78,14 @@ class NmrScene(scenes.SceneFolder):
     cameras = self._cameras(problems)
     images, poses, intrinsics, sizes = [], [], [], []
     for number, path in enumerate(files.values()):
-      data = self.read(path, problems)
-      if data is None:
-        continue
-      size, problem = parsing.image_size(data, ("PNG", "JPEG"))
-      if size is None:
-        problems.append(f"{self}/{path} {problem}")
+      picture = self.read_picture(path, ("PNG", "JPEG"), problems)
+      if picture is None:
         continue
       pose, focal, problem = _camera(cameras, number)
       if pose is None:
         problems += [f"{self}/cameras.npz {problem}"] if cameras else []
         continue
+      data, size = picture
       images.append(data)
       poses.append(pose)
       height, width = size

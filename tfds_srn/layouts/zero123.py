@@ -38,13 +38,10 @@ class Zero123Scene(scenes.SceneFolder):
     images, poses, intrinsics, sizes = [], [], [], []
     for name in names:
       pose = self._pose(f"{name}.npy", problems)
-      data = self.read(f"{name}.png", problems)
-      if data is None or pose is None:
+      picture = self.read_picture(f"{name}.png", ("PNG",), problems)
+      if picture is None or pose is None:
         continue
-      size, problem = parsing.image_size(data)
-      if size is None:
-        problems.append(f"{self}/{name}.png {problem}")
-        continue
+      data, size = picture
       height, width = size
       focal = FOCAL_PER_WIDTH * max(height, width)
       images.append(data)
