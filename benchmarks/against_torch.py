@@ -285,9 +285,9 @@ def build_ours(row: str, dtype: str):
 
 def poses() -> np.ndarray:
   """Four cameras 1.3 from the origin, [4,4,4] OpenCV camera-to-world."""
-  from tfds_srn import synthetic  # noqa: PLC0415
+  from tfds_srn.synthetic_cars import car_scenes  # noqa: PLC0415
 
-  return synthetic.train_poses(0, "train", 0, 4)
+  return car_scenes.train_poses(0, "train", 0, 4)
 
 
 def opengl(pose: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from absl import flags
 
 from genvs_jax.evaluation import consistency
 from genvs_jax.geometry import camera_paths
-from tfds_srn import cars
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 _SCORES = flags.DEFINE_list("scores", ["reprojection", "fit"], "Which to run.")
 JITTERS = (0, 1, 2, 4)  # pixels
@@ -47,7 +48,7 @@ def true_frames(size: int, count: int) -> consistency.Frames:
   poses = np.asarray(camera_paths.orbit(count, 25.0, 1.3))
   drawn = [ray_caster.render_view(solid, pose, size) for pose in poses]
   axial = np.stack([depth for _, depth in drawn])
-  focal = ray_caster.FOCAL_PER_WIDTH * size
+  focal = pixel_rays.FOCAL_PER_WIDTH * size
   y, x = np.mgrid[:size, :size] + 0.5 - size / 2
   along_ray = axial * np.sqrt((x**2 + y**2) / focal**2 + 1)
   return consistency.Frames(

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfds_srn import cars
-from tfds_srn import ray_caster
-from tfds_srn import synthetic
+from tfds_srn import pixel_rays
+from tfds_srn.synthetic_cars import car_scenes
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 
 class Scenes(NamedTuple):
@@ -35,14 +36,14 @@ def draw(split: str, count: int, views: int, size: int) -> Scenes:
 
 def _draw_one(split: str, views: int, size: int, index: int):
   car = cars.sample_car(0, split, index)
-  poses = synthetic.train_poses(0, split, index, views)
+  poses = car_scenes.train_poses(0, split, index, views)
   images = [ray_caster.render_view(car, pose, size)[0] for pose in poses]
   return (np.stack(images) * 255 + 0.5).astype(np.uint8), poses
 
 
 def intrinsics(size: int) -> np.ndarray:
   """Of the synthetic cameras, f32 [4] in pixels."""
-  focal = ray_caster.FOCAL_PER_WIDTH * size
+  focal = pixel_rays.FOCAL_PER_WIDTH * size
   return np.array([focal, focal, size / 2, size / 2], np.float32)
 
 

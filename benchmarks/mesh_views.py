@@ -15,7 +15,7 @@ from absl import app
 from absl import flags
 
 from tfds_srn import camera_poses
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
 from tfds_srn.meshes import model_files
 from tfds_srn.meshes import models
 from tfds_srn.meshes import rendering
@@ -30,7 +30,7 @@ _VIEWS = 10
 def main(argv):
   del argv
   poses = camera_poses.spiral_poses()[:: camera_poses.SPIRAL_VIEWS // _VIEWS]
-  focal = ray_caster.FOCAL_PER_WIDTH * _SIZE.value
+  focal = pixel_rays.FOCAL_PER_WIDTH * _SIZE.value
   with tempfile.TemporaryDirectory() as unpacked:
     files = model_files.find_models(_SOURCE.value, pathlib.Path(unpacked))
     every = max(len(files) // _MODELS.value, 1)

@@ -32,7 +32,7 @@ from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import startup
 from genvs_jax.training import train_step
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 NAMES = ("encoder", "render", "denoiser", "step", "frame")
 
@@ -96,7 +96,7 @@ def random_batch(config) -> dict[str, np.ndarray]:
       0, 256, (count, views, size, size, 3), dtype=np.uint8
     ),
     "poses": np.stack(
-      [synthetic.train_poses(0, "train", i, views) for i in range(count)]
+      [car_scenes.train_poses(0, "train", i, views) for i in range(count)]
     ),
     "intrinsics": np.tile(memory_scenes.intrinsics(size), (count, views, 1)),
     "scene": np.arange(count, dtype=np.int32),

@@ -29,8 +29,8 @@ from genvs_jax.runtime import memory
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import rollouts
 from genvs_jax.training import startup
-from tfds_srn import ray_caster
-from tfds_srn import synthetic
+from tfds_srn import pixel_rays
+from tfds_srn.synthetic_cars import car_scenes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.")
 _PARTS = flags.DEFINE_list("parts", ["steps", "frames"], "Which to run.")
@@ -135,11 +135,11 @@ def random_inputs(config, count: int) -> dict[str, np.ndarray]:
   """One view each of scenes of noise, as `rollouts` takes them."""
   rng = np.random.default_rng(0)
   size = config.model.image_size
-  focal = ray_caster.FOCAL_PER_WIDTH * size
+  focal = pixel_rays.FOCAL_PER_WIDTH * size
   return {
     "images": rng.integers(0, 256, (count, 1, size, size, 3), dtype=np.uint8),
     "poses": np.stack(
-      [synthetic.train_poses(0, "train", i, 1) for i in range(count)]
+      [car_scenes.train_poses(0, "train", i, 1) for i in range(count)]
     ),
     "intrinsics": np.tile(
       np.array([focal, focal, size / 2, size / 2], np.float32), (count, 1)

@@ -27,8 +27,8 @@ from genvs_jax.geometry import rendering
 from genvs_jax.images import grids
 from genvs_jax.images import metrics
 from genvs_jax.sampling import rollouts
-from tfds_srn import cars
-from tfds_srn import ray_caster
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", None, "Of a trained model.", required=True

@@ -19,7 +19,7 @@ from genvs_jax.data import loading
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 # What the pictures of a layout are: pixels a side, and mode.
 LAYOUTS = {
@@ -40,7 +40,7 @@ def time_data(name: str, layout: str) -> dict:
   config = measuring.load_config(measuring.Spec(name, "", {}))
   config.data.dataset = "folder"
   with tempfile.TemporaryDirectory() as folder:
-    source = synthetic.write_scenes(
+    source = car_scenes.write_scenes(
       f"{folder}/scenes",
       counts={"train": 24, "val": 1},
       views=12,

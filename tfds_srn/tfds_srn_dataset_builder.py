@@ -25,12 +25,12 @@ from tfds_srn import download
 from tfds_srn import progress_of
 from tfds_srn import scenes
 from tfds_srn import splits
-from tfds_srn import synthetic
 from tfds_srn.layouts import nerf
 from tfds_srn.layouts import nmr
 from tfds_srn.layouts import srn
 from tfds_srn.layouts import zero123
 from tfds_srn.meshes import mesh_scenes
+from tfds_srn.synthetic_cars import car_scenes
 
 WHERE_TO_FIND = """\
 SRN scenes are published by two groups, for non-commercial research under \
@@ -57,7 +57,7 @@ class SrnConfig(tfds.core.BuilderConfig):
     near: nearest depth of interest in world units; 0 derives near and far
       from each scene's camera distance.
     far: farthest depth of interest.
-    synthetic: arguments of `synthetic.write_scenes`; None for real scenes.
+    synthetic: arguments of `car_scenes.write_scenes`; None for real scenes.
     meshes: how 3D models are rendered; None for scenes that are pictures.
     layout: of the scenes, a name of `LAYOUTS`.
     stored_size: most pixels a side of stored pictures; 0 for any number.
@@ -359,7 +359,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       folder = self._scene_source or downloads / f"{config.name}_scenes"
       logging.info("writing synthetic scenes to %s", folder)
       return str(
-        synthetic.write_scenes(
+        car_scenes.write_scenes(
           folder, **config.synthetic, progress=self._progress
         )
       )

@@ -12,6 +12,7 @@ from genvs_jax.runtime import messages
 from tfds_srn import splits
 from tfds_srn import tfds_srn_dataset_builder as srn
 from tfds_srn.meshes import mesh_scenes
+from tfds_srn.synthetic_cars import car_scenes
 
 _MADE_AT_A_TIME = 8  # scenes
 
@@ -74,13 +75,10 @@ def _name_and_fields(data: Any) -> tuple[str, dict[str, Any]]:
       "size": s.image_size,
       "seed": s.seed,
     }
-    if arguments == srn.DEFAULT_SYNTHETIC:
-      return f"synthetic_cars{suffix}", {}
     counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
-    return (
-      f"synthetic_cars_{counts}x{s.views}_{s.image_size}px_seed{s.seed}{suffix}",
-      {"synthetic": arguments},
-    )
+    kind = f"synthetic_cars{car_scenes.GENERATION}"
+    name = f"{kind}_{counts}x{s.views}_{s.image_size}px_seed{s.seed}{suffix}"
+    return name, {"synthetic": arguments}
   if data.dataset == "meshes":
     options = mesh_scenes.Options(**data.meshes.to_dict())
     name = f"meshes_{stem}_{options.image_size}px_seed{options.seed}"

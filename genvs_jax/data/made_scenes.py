@@ -3,8 +3,9 @@
 import numpy as np
 
 from tfds_srn import camera_poses
-from tfds_srn import cars
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 VIEWS = camera_poses.SPIRAL_VIEWS
 _SPLIT = "test"
@@ -27,7 +28,7 @@ def input_view(
   pose = camera_poses.spiral_poses()[view]
   car = cars.sample_car(seed, _SPLIT, scene)
   image, _ = ray_caster.render_view(car, pose, size)
-  focal = ray_caster.FOCAL_PER_WIDTH * size
+  focal = pixel_rays.FOCAL_PER_WIDTH * size
   return {
     "images": (image[None] * 255 + 0.5).astype(np.uint8),
     "poses": pose[None],

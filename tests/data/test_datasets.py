@@ -11,11 +11,11 @@ from configs import debug
 from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import loading
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 
 def write(folder: pathlib.Path, seed: int, views: int = 3) -> pathlib.Path:
-  return synthetic.write_scenes(
+  return car_scenes.write_scenes(
     folder,
     counts={"train": 3, "val": 2, "test": 1},
     size=32,

@@ -13,9 +13,9 @@ from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.data import loading
-from tfds_srn import cars
-from tfds_srn import ray_caster
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 
 def take(config, records, count, **kwargs):
@@ -151,7 +151,7 @@ def test_resizing_scales_the_intrinsics():
 
 def test_downsampling_averages_areas():
   car = cars.sample_car(0, "train", 0)
-  pose = synthetic.train_poses(0, "train", 0, 1)[0]
+  pose = car_scenes.train_poses(0, "train", 0, 1)[0]
   image, _ = ray_caster.render_view(car, pose, 64)
   file = io.BytesIO()
   image = (image * 255 + 0.5).astype(np.uint8)
@@ -238,7 +238,7 @@ def test_missing_dataset_says_how_to_prepare_it(tmp_path):
 
 
 def test_missing_split_is_named(tmp_path):
-  synthetic.write_scenes(
+  car_scenes.write_scenes(
     tmp_path / "scenes",
     counts={"train": 10},
     size=32,

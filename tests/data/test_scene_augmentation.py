@@ -9,11 +9,12 @@ from configs import debug
 from genvs_jax.data import scene_augmentation
 from genvs_jax.geometry import cameras
 from tfds_srn import camera_poses
-from tfds_srn import cars
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 SIZE = 64
-FOCAL = ray_caster.FOCAL_PER_WIDTH * SIZE
+FOCAL = pixel_rays.FOCAL_PER_WIDTH * SIZE
 NONE = scene_augmentation.Options()
 
 

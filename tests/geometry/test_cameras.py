@@ -9,16 +9,16 @@ from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import unit_cube
 from tfds_srn import camera_poses
-from tfds_srn import cars
-from tfds_srn import ray_caster
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 SIZE = 64
 INTRINSICS = np.array([65.625, 65.625, 32, 32], np.float32)
 
 
 def random_poses(count: int) -> np.ndarray:
-  return synthetic.train_poses(3, "train", 0, count)
+  return car_scenes.train_poses(3, "train", 0, count)
 
 
 def test_rays_project_back_to_their_pixels():

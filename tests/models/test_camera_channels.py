@@ -5,9 +5,9 @@ import numpy as np
 
 from genvs_jax.geometry import cameras
 from genvs_jax.models import camera_channels
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
-POSES = synthetic.train_poses(0, "train", 0, 6).reshape(2, 3, 4, 4)
+POSES = car_scenes.train_poses(0, "train", 0, 6).reshape(2, 3, 4, 4)
 INTRINSICS = jnp.array([[32.0, 32.0, 8.0, 8.0], [20.0, 20.0, 8.0, 8.0]])
 
 

@@ -11,9 +11,9 @@ from genvs_jax.models import builders
 from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import view_synthesis
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
-POSES = jnp.asarray(synthetic.train_poses(0, "train", 0, 4))
+POSES = jnp.asarray(car_scenes.train_poses(0, "train", 0, 4))
 INTRINSICS = jnp.array([[38.0, 38.0, 16.0, 16.0]])
 SIGMA = jnp.array([0.3])
 
@@ -61,7 +61,7 @@ def pictures(count):
 
 def test_cameras_count_by_their_relative_poses(attending):
   """The whole world moved: nothing changes. One camera alone: something."""
-  moved = jnp.asarray(synthetic.train_poses(1, "train", 5, 1)[0])
+  moved = jnp.asarray(car_scenes.train_poses(1, "train", 5, 1)[0])
   images, mask = pictures(2), [True, True]
   here = estimate(attending, images, POSES[:2], mask, POSES[2])
   there = estimate(attending, images, moved @ POSES[:2], mask, moved @ POSES[2])

@@ -11,7 +11,7 @@ from configs import debug
 from genvs_jax.geometry import rendering
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 CONFIG = debug.get_config()
 MODEL = builders.build_model(CONFIG)
@@ -24,7 +24,7 @@ def variables():
 
 def inputs(mask) -> pipeline.InputViews:
   batch, views = mask.shape
-  poses = synthetic.train_poses(0, "train", 0, batch * views)
+  poses = car_scenes.train_poses(0, "train", 0, batch * views)
   return pipeline.InputViews(
     volumes=jax.random.normal(jax.random.key(1), (batch, views, 32, 32, 4, 8)),
     poses=jnp.asarray(poses).reshape(batch, views, 4, 4),
@@ -33,7 +33,7 @@ def inputs(mask) -> pipeline.InputViews:
   )
 
 
-TARGETS = jnp.asarray(synthetic.train_poses(1, "train", 0, 4)).reshape(
+TARGETS = jnp.asarray(car_scenes.train_poses(1, "train", 0, 4)).reshape(
   2, 2, 4, 4
 )
 

@@ -25,8 +25,8 @@ from genvs_jax.data import decoding
 from tfds_srn import download
 from tfds_srn import scenes
 from tfds_srn import splits
-from tfds_srn import synthetic
 from tfds_srn import tfds_srn_dataset_builder as srn
+from tfds_srn.synthetic_cars import car_scenes
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def build(tmp_path, config="cars", **kwargs) -> tfds_srn.Builder:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> pathlib.Path:
-  return synthetic.write_scenes(
+  return car_scenes.write_scenes(
     tmp_path_factory.mktemp("scenes"),
     counts={"train": 3, "val": 2, "test": 1},
     size=32,

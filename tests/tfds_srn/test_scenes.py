@@ -13,11 +13,11 @@ from tfds_srn import camera_poses
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import srn_writer
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 
 def write(root: pathlib.Path, packaging: str = "pixelnerf", **counts):
-  return synthetic.write_scenes(
+  return car_scenes.write_scenes(
     root,
     counts=counts or {"train": 1},
     size=32,

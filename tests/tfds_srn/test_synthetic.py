@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from tfds_srn import camera_poses
-from tfds_srn import cars
-from tfds_srn import ray_caster
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import srn_writer
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import plans
+from tfds_srn.synthetic_cars import ray_caster
 
 
 def digest(folder: pathlib.Path) -> dict[str, str]:
@@ -29,7 +30,7 @@ def digest(folder: pathlib.Path) -> dict[str, str]:
 def test_same_seed_same_bytes_whatever_the_number_of_processes(tmp_path):
   counts = {"train": 2, "val": 1}
   for name, processes, seed in (("a", 1, 0), ("b", 2, 0), ("c", 1, 1)):
-    synthetic.write_scenes(
+    car_scenes.write_scenes(
       tmp_path / name,
       counts=counts,
       size=32,
@@ -47,17 +48,17 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(tmp_path):
 
 def test_finished_scenes_are_reused_and_other_arguments_refused(tmp_path):
   kwargs = {"counts": {"train": 1}, "size": 32, "views": 2, "processes": 1}
-  synthetic.write_scenes(tmp_path, **kwargs)
+  car_scenes.write_scenes(tmp_path, **kwargs)
   picture = next(tmp_path.rglob("rgb/*.png"))
   picture.unlink()  # would come back if the scenes were written again
-  synthetic.write_scenes(tmp_path, **kwargs)
+  car_scenes.write_scenes(tmp_path, **kwargs)
   assert not picture.exists()
   with pytest.raises(ValueError, match="name another folder or remove"):
-    synthetic.write_scenes(tmp_path, **{**kwargs, "seed": 1})
+    car_scenes.write_scenes(tmp_path, **{**kwargs, "seed": 1})
 
 
 def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
-  synthetic.write_scenes(
+  car_scenes.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
   whole = digest(tmp_path)
@@ -66,7 +67,7 @@ def test_interrupted_writing_is_not_taken_for_finished(tmp_path):
   first.rename(first.with_name(f".{first.name}.1"))
   shutil.rmtree(second)
   next(tmp_path.rglob("rgb/*.png")).write_bytes(b"cut")
-  synthetic.write_scenes(
+  car_scenes.write_scenes(
     tmp_path, counts={"train": 2}, size=32, views=2, processes=1
   )
   again = digest(tmp_path)
@@ -100,7 +101,7 @@ def test_spiral_is_srn_s_closed_form():
 
 
 def test_train_cameras_are_all_over_the_sphere():
-  poses = synthetic.train_poses(0, "train", 0, 2000)
+  poses = car_scenes.train_poses(0, "train", 0, 2000)
   position = poses[:, :3, 3] / 1.3
   np.testing.assert_allclose(np.linalg.norm(position, axis=-1), 1, atol=1e-6)
   # Uniform on the sphere: mean 0 and covariance I/3.
@@ -111,7 +112,7 @@ def test_train_cameras_are_all_over_the_sphere():
 def test_cars_stay_inside_the_frustum_and_in_the_picture():
   for index in range(20):
     car = cars.sample_car(0, "train", index)
-    pose = synthetic.train_poses(0, "train", index, 1)[0]
+    pose = car_scenes.train_poses(0, "train", index, 1)[0]
     image, depth = ray_caster.render_view(car, pose, 64)
     assert image.min() >= 0 and image.max() <= 1
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
@@ -129,7 +130,7 @@ def test_cars_stay_inside_the_frustum_and_in_the_picture():
 
 def test_front_and_rear_differ_and_cars_vary():
   sampled = [cars.sample_car(0, "train", i) for i in range(60)]
-  assert len({car.label for car in sampled}) == 6
+  assert len({car.label for car in sampled}) == len(plans.STYLES)
   front = camera_poses.look_at_origin(np.array([1.3, 0, 0]))
   rear = camera_poses.look_at_origin(np.array([-1.3, 0, 0]))
   views = [
@@ -160,7 +161,7 @@ def test_left_and_right_differ_for_some_cars():
 
 def test_anti_aliasing_agrees_with_many_rays():
   car = cars.sample_car(0, "train", 0)
-  pose = synthetic.train_poses(0, "train", 0, 1)[0]
+  pose = car_scenes.train_poses(0, "train", 0, 1)[0]
   three, _ = ray_caster.render_view(car, pose, 32, 3)
   many, _ = ray_caster.render_view(car, pose, 32, 9)
   one, _ = ray_caster.render_view(car, pose, 32, 1)
@@ -168,10 +169,10 @@ def test_anti_aliasing_agrees_with_many_rays():
 
 
 def test_written_depth_is_the_rendered_one(tmp_path):
-  synthetic.write_scenes(
+  car_scenes.write_scenes(
     tmp_path, counts={"val": 1}, size=32, views=1, processes=1
   )
-  pose = synthetic.train_poses(0, "val", 0, 1)[0]
+  pose = car_scenes.train_poses(0, "val", 0, 1)[0]
   _, depth = ray_caster.render_view(cars.sample_car(0, "val", 0), pose, 32)
   stored = np.array(Image.open(next(tmp_path.rglob("depth/*.png"))))
   np.testing.assert_allclose(stored / srn_writer.DEPTH_UNITS, depth, atol=6e-5)

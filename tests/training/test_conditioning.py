@@ -21,7 +21,7 @@ from genvs_jax.training import loop
 from genvs_jax.training import objectives
 from genvs_jax.training import randomness
 from genvs_jax.training import startup
-from tfds_srn import synthetic
+from tfds_srn.synthetic_cars import car_scenes
 
 ONE = jax.devices()[:1]
 
@@ -115,7 +115,7 @@ def test_a_rollout_keeps_the_keys_of_its_views(trained):
 
 
 def debug_poses(count):
-  return synthetic.train_poses(0, "train", 0, count)
+  return car_scenes.train_poses(0, "train", 0, count)
 
 
 def test_gradients_reach_what_attends_and_what_is_told(debug_workdir):

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tfds_srn import camera_poses
+from tfds_srn import pixel_rays
 from tfds_srn import progress_of
-from tfds_srn import ray_caster
 from tfds_srn import splits
 from tfds_srn import srn_writer
 from tfds_srn.meshes import model_files
@@ -171,7 +171,7 @@ def _write(spec: _Spec) -> str:
       rng, options.views, options.distance, options.region
     )
   size = options.image_size
-  focal = ray_caster.FOCAL_PER_WIDTH * size
+  focal = pixel_rays.FOCAL_PER_WIDTH * size
   srn_writer.write_scene(
     spec.folder,
     (renderer.view(pose, size, focal) for pose in poses),

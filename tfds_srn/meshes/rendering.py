@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
 from tfds_srn.meshes import models
 
 _MAX_LAYERS = 8  # of transparent surfaces along a ray
@@ -80,28 +80,13 @@ class Renderer:
       image f32 [size,size,3] in [0,1] on white, and depth f32 [size,size] along
       the optical axis in world units, 0 where the central ray meets nothing.
     """
-    pose = np.asarray(pose, np.float64)
-    top, bottom, left, right = ray_caster.image_bounds(
-      self._half_extent, pose, focal, size
-    )
-    rows = (np.arange((bottom - top) * supersampling) + 0.5) / supersampling
-    columns = (np.arange((right - left) * supersampling) + 0.5) / supersampling
-    y, x = np.meshgrid(rows + top, columns + left, indexing="ij")
-    local = np.stack(
-      [(x - size / 2) / focal, (y - size / 2) / focal, np.ones_like(x)], -1
-    ).reshape(-1, 3)
-    # Unnormalised directions: the ray parameter is depth on the optical axis.
-    directions = (local @ pose[:3, :3].T).astype(np.float32)
-    origins = np.broadcast_to(pose[:3, 3].astype(np.float32), directions.shape)
-    colour, depth = self.trace(origins, directions)
 
-    shape = (bottom - top, supersampling, right - left, supersampling)
-    image = np.ones((size, size, 3), np.float32)
-    depths = np.zeros((size, size), np.float32)
-    centre = supersampling // 2
-    image[top:bottom, left:right] = colour.reshape(*shape, 3).mean((1, 3))
-    depths[top:bottom, left:right] = depth.reshape(shape)[:, centre, :, centre]
-    return image, depths
+    def trace(origin, directions):
+      return self.trace(np.broadcast_to(origin, directions.shape), directions)
+
+    return pixel_rays.draw_view(
+      trace, self._half_extent, pose, size, focal, supersampling
+    )
 
   def trace(
     self, origins: np.ndarray, directions: np.ndarray

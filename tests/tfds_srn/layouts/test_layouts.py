@@ -19,14 +19,15 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.geometry import cameras
 from tfds_srn import camera_poses
-from tfds_srn import cars
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
 from tfds_srn import scenes
 from tfds_srn import splits
 from tfds_srn import tfds_srn_dataset_builder as srn
 from tfds_srn.layouts import nerf
 from tfds_srn.layouts import nmr
 from tfds_srn.layouts import zero123
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
 
 SIZE = 24
 VIEWS = 3
@@ -59,7 +60,7 @@ def write_nerf(folder: pathlib.Path, index: int, **fields):
     frames.append(
       {"file_path": f"./train/r_{i}", "transform_matrix": matrix.tolist()}
     )
-  angle = 2 * np.arctan(0.5 / ray_caster.FOCAL_PER_WIDTH)
+  angle = 2 * np.arctan(0.5 / pixel_rays.FOCAL_PER_WIDTH)
   content = {"camera_angle_x": angle, "frames": frames, **fields}
   (folder / "transforms_train.json").write_text(json.dumps(content))
 
@@ -83,7 +84,7 @@ def write_nmr(root: pathlib.Path, category: str, index: int, inverse=False):
       arrays[f"world_mat_inv_{i}"] = np.linalg.inv(matrix)
     else:
       arrays[f"world_mat_{i}"] = matrix[:3]
-    focal = 2 * ray_caster.FOCAL_PER_WIDTH
+    focal = 2 * pixel_rays.FOCAL_PER_WIDTH
     arrays[f"camera_mat_{i}"] = np.diag([focal, focal, 1, 1])
   np.savez(folder / "cameras.npz", **arrays)
   return folder
@@ -105,7 +106,7 @@ def check(folder: scenes.SceneFolder, index: int, distance: float, focal=None):
   scene = scenes.read_scene(folder)
   expected = list(views(index, distance))
   assert len(scene.images) == VIEWS
-  focal = (focal or ray_caster.FOCAL_PER_WIDTH) * SIZE
+  focal = (focal or pixel_rays.FOCAL_PER_WIDTH) * SIZE
   point = np.array([[0.1, -0.2, 0.05], [0.3, 0.1, 0.2]], np.float32)
   for i, (image, pose) in enumerate(expected):
     np.testing.assert_allclose(scene.poses[i], pose, atol=1e-5)

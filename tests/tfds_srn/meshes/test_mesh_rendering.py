@@ -8,12 +8,13 @@ from PIL import Image
 from genvs_jax.geometry import cameras
 from tests.tfds_srn.meshes import test_mesh_models as loading
 from tfds_srn import camera_poses
-from tfds_srn import ray_caster
+from tfds_srn import pixel_rays
 from tfds_srn.meshes import models
 from tfds_srn.meshes import rendering
+from tfds_srn.synthetic_cars import ray_caster
 
 SIZE = 48
-FOCAL = ray_caster.FOCAL_PER_WIDTH * SIZE
+FOCAL = pixel_rays.FOCAL_PER_WIDTH * SIZE
 INTRINSICS = np.array([FOCAL, FOCAL, SIZE / 2, SIZE / 2], np.float32)
 POSES = camera_poses.spiral_poses()[[3, 40, 77, 120, 200]]
 # Seen straight, from the positive end of an axis.

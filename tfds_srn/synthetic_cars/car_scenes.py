@@ -17,10 +17,14 @@ import pathlib
 import numpy as np
 
 from tfds_srn import camera_poses
-from tfds_srn import cars
+from tfds_srn import pixel_rays
 from tfds_srn import progress_of
-from tfds_srn import ray_caster
 from tfds_srn import srn_writer
+from tfds_srn.synthetic_cars import cars
+from tfds_srn.synthetic_cars import ray_caster
+
+# Raised when the same seed gives other cars than before.
+GENERATION = 2
 
 
 def train_poses(seed: int, split: str, index: int, views: int) -> np.ndarray:
@@ -60,7 +64,7 @@ def write_scene(spec: SceneSpec) -> None:
     (ray_caster.render_view(car, pose, spec.size) for pose in cameras),
     cameras,
     size=spec.size,
-    focal=ray_caster.FOCAL_PER_WIDTH * spec.size,
+    focal=pixel_rays.FOCAL_PER_WIDTH * spec.size,
     packaging=spec.packaging,
     with_depth=spec.depth,
   )
@@ -104,6 +108,7 @@ def write_scenes(
       f"packaging is {packaging!r}, expected one of {srn_writer.PACKAGINGS}"
     )
   arguments = {
+    "generation": GENERATION,
     "counts": {s: counts.get(s, 0) for s in cars.SPLITS},
     "size": size,
     "views": views,

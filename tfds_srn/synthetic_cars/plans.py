@@ -1,0 +1,230 @@
+"""What is drawn by lot for a car: style, proportions, colours, markings."""
+
+import dataclasses
+
+import numpy as np
+
+DARK = np.array([0.06, 0.06, 0.07])
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """Fractions of the car's length or height: (low, high) of a uniform draw."""
+
+  hood: tuple[float, float]
+  trunk: tuple[float, float]
+  height: tuple[float, float]
+  belt_line: tuple[float, float]
+  rake: float  # of the windshield, run over rise
+  width: tuple[float, float] = (0.39, 0.46)
+  wheel: tuple[float, float] = (0.068, 0.085)
+  rounding: tuple[float, float] = (0.012, 0.04)
+  wing: float = 0.0  # how often it has one
+
+
+STYLES = {
+  "sedan": Style((0.24, 0.30), (0.12, 0.18), (0.27, 0.31), (0.52, 0.58), 0.55),
+  "coupe": Style(
+    (0.30, 0.37), (0.08, 0.15), (0.22, 0.26), (0.52, 0.58), 0.75, wing=0.3
+  ),
+  "hatchback": Style(
+    (0.22, 0.27), (0.0, 0.03), (0.29, 0.34), (0.50, 0.56), 0.35
+  ),
+  "wagon": Style((0.24, 0.29), (0.0, 0.03), (0.27, 0.31), (0.52, 0.58), 0.50),
+  "suv": Style((0.22, 0.27), (0.0, 0.03), (0.34, 0.39), (0.52, 0.58), 0.25),
+  "van": Style((0.05, 0.11), (0.0, 0.02), (0.36, 0.42), (0.46, 0.52), 0.22),
+  "pickup": Style((0.24, 0.29), (0.34, 0.40), (0.31, 0.36), (0.54, 0.60), 0.30),
+  "beetle": Style(
+    (0.20, 0.26),
+    (0.06, 0.12),
+    (0.32, 0.37),
+    (0.46, 0.54),
+    0.45,
+    rounding=(0.05, 0.07),
+  ),
+  "roadster": Style(
+    (0.32, 0.38), (0.14, 0.22), (0.24, 0.27), (0.58, 0.64), 0.70
+  ),
+  "racer": Style(
+    (0.28, 0.38),
+    (0.12, 0.24),
+    (0.22, 0.27),
+    (0.50, 0.58),
+    0.85,
+    width=(0.42, 0.48),
+    wheel=(0.066, 0.078),
+    rounding=(0.02, 0.05),
+    wing=0.8,
+  ),
+  "formula": Style(
+    (0.38, 0.46),
+    (0.26, 0.34),
+    (0.20, 0.24),
+    (0.50, 0.58),
+    0.70,
+    width=(0.38, 0.44),
+    wheel=(0.066, 0.076),
+    wing=1.0,
+  ),
+}
+# Cars like those of SRN's set are most; the last two are rare there.
+_SHARES = np.array([5, 4, 4, 3, 4, 2.5, 2.5, 1.5, 1.5, 4, 1.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All that is drawn for a car; lengths in world units.
+
+  x runs from `rear` to `front`, y from -half to half, z from -top to top; the
+  lower body from `bottom` to `belt`, the cabin from there to the top.
+  """
+
+  style: str
+  front: float
+  rear: float
+  half: float
+  top: float
+  bottom: float
+  belt: float
+  hood_end: float
+  trunk_end: float
+  nose_drop: float
+  tail_drop: float
+  corner_cut: float
+  rounding: float
+  rake: float  # of the windshield, run over rise
+  rear_rake: float
+  wheel_radius: float
+  wheel_width: float
+  wheel_x: tuple[float, float]
+  spokes: int
+  rim: np.ndarray
+  flared: bool  # fenders that stand out over the wheels
+  paint: np.ndarray
+  second: np.ndarray  # of the lower half and the small parts
+  underside: np.ndarray
+  glass: np.ndarray
+  glass_opacity: float
+  seats: np.ndarray
+  lamp_height: float
+  lamp_width: float
+  lamp_colour: np.ndarray
+  tail_colour: np.ndarray
+  plate: bool
+  wing_height: float  # above the trunk, 0 for no wing
+  splitter: bool
+  skirts: bool
+  scoop: bool
+  bumpers: bool
+  rails: bool
+  sky: float  # share of the light that comes from above, all around
+  sun: float
+  sun_azimuth: float
+
+  @property
+  def wheel_z(self) -> float:
+    return -self.top + self.wheel_radius
+
+  @property
+  def door(self) -> float:
+    """x of the pillar between the doors."""
+    return (self.hood_end + self.trunk_end) / 2 + 0.02
+
+  @property
+  def cabin_front(self) -> tuple[float, float]:
+    """x of the windshield's foot and head."""
+    foot = self.hood_end + 0.02
+    return foot, foot - self.rake * (self.top - self.belt) * 2
+
+  @property
+  def cabin_rear(self) -> float:
+    return max(self.trunk_end, self.rear + 0.012)
+
+  @property
+  def end_half(self) -> float:
+    """Half the width at the front and the rear, between the cut corners."""
+    return max(0.5 * self.half, self.half - 1.2 * self.corner_cut)
+
+  @property
+  def hull_half(self) -> float:
+    """Half the width of the body itself: wheels of a formula car are out."""
+    return self.half * (0.42 if self.style == "formula" else 1)
+
+
+def draw_plan(rng: np.random.Generator) -> Plan:
+  """Draws a car."""
+  name = str(rng.choice(list(STYLES), p=_SHARES / _SHARES.sum()))
+  style = STYLES[name]
+  length = rng.uniform(0.76, 0.92)
+  width = length * rng.uniform(*style.width)
+  top = length * rng.uniform(*style.height) / 2
+  radius = length * rng.uniform(*style.wheel)
+  bottom = -top + radius * rng.uniform(0.45, 0.85)
+  belt = bottom + (top - bottom) * rng.uniform(*style.belt_line)
+  front, rear = length / 2, -length / 2
+  paint, second = body_colour(rng), body_colour(rng)
+  racy = name in ("racer", "formula") or rng.random() < 0.1
+  return Plan(
+    style=name,
+    front=front,
+    rear=rear,
+    half=width / 2,
+    top=top,
+    bottom=bottom,
+    belt=belt,
+    hood_end=front - length * rng.uniform(*style.hood),
+    trunk_end=rear + length * rng.uniform(*style.trunk),
+    nose_drop=(belt - bottom) * rng.uniform(0.12, 0.55 if racy else 0.35),
+    tail_drop=(belt - bottom) * rng.uniform(0.02, 0.15),
+    corner_cut=rng.uniform(0.03, 0.09),
+    rounding=length * rng.uniform(*style.rounding),
+    rake=style.rake * rng.uniform(0.85, 1.15),
+    rear_rake=style.rake * rng.uniform(0.4, 1.5),
+    wheel_radius=radius,
+    wheel_width=0.038 if name == "formula" else rng.uniform(0.022, 0.032),
+    wheel_x=(
+      front - length * rng.uniform(0.16, 0.21),
+      rear + length * rng.uniform(0.16, 0.22),
+    ),
+    spokes=int(rng.integers(4, 9)),
+    rim=np.full(3, rng.uniform(0.3, 0.9)),
+    flared=name == "beetle" or (racy and rng.random() < 0.6),
+    paint=paint,
+    second=second if rng.random() < 0.3 else paint,
+    underside=np.full(3, rng.uniform(0.2, 0.55))
+    if rng.random() < 0.7
+    else 0.8 * paint,
+    glass=np.full(3, rng.uniform(0.05, 0.3)) + np.array([0, 0.01, 0.03]),
+    glass_opacity=1.0 if rng.random() < 0.5 else rng.uniform(0.2, 0.7),
+    seats=np.full(3, rng.uniform(0.08, 0.6)) * rng.uniform(0.8, 1, 3),
+    lamp_height=rng.uniform(0.55, 0.72),
+    lamp_width=rng.uniform(0.14, 0.30),
+    lamp_colour=np.array([0.98, 0.96, rng.uniform(0.6, 0.95)]),
+    tail_colour=np.array([rng.uniform(0.65, 0.9), 0.05, 0.05]),
+    plate=rng.random() < 0.6,
+    wing_height=rng.uniform(0.02, 0.075) if rng.random() < style.wing else 0.0,
+    splitter=racy and rng.random() < 0.7,
+    skirts=rng.random() < (0.6 if racy else 0.2),
+    scoop=racy and rng.random() < 0.4,
+    bumpers=not racy and rng.random() < 0.4,
+    rails=name in ("suv", "van", "wagon") and rng.random() < 0.4,
+    sky=rng.uniform(0.0, 0.35),
+    sun=rng.uniform(0.2, 0.4),
+    sun_azimuth=rng.uniform(0, 2 * np.pi),
+  )
+
+
+def body_colour(rng: np.random.Generator) -> np.ndarray:
+  """Saturated paints and the greys, blacks and whites that real cars wear."""
+  if rng.random() < 0.35:
+    grey = rng.choice([0.07, 0.25, 0.5, 0.7, 0.92]) + rng.uniform(-0.05, 0.05)
+    return np.clip(grey * rng.uniform(0.93, 1.0, 3), 0, 1)
+  hue, saturation, value = (
+    rng.random(),
+    rng.uniform(0.35, 1),
+    rng.uniform(0.3, 1),
+  )
+  sector = (hue * 6 + np.array([5.0, 3.0, 1.0])) % 6
+  return value - value * saturation * np.clip(
+    np.minimum(sector, 4 - sector), 0, 1
+  )
