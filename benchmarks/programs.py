@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import memory_scenes
 from genvs_jax.geometry import rendering
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
@@ -204,7 +205,7 @@ def _denoiser(config, model, train: bool):
 
   def predict(variables, features, rest):
     noisy, sigma, key = rest
-    return pipeline.predict(
+    return denoising.predict(
       model,
       variables,
       noisy,

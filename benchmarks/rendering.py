@@ -33,6 +33,7 @@ from benchmarks import measuring
 from benchmarks import programs
 from configs import cars64
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import volume_lookup
 from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
 
@@ -169,7 +170,7 @@ def by_flat_index(volume, uvw):
 
 WAYS = {
   "ours: 8 reads, summed in float32": functools.partial(
-    rendering.trilinear_lookup, align_corners=True
+    volume_lookup.trilinear_lookup, align_corners=True
   ),
   "8 reads": functools.partial(in_blocks, lengths=(1, 1, 1)),
   "4 reads of 2 in depth": functools.partial(in_blocks, lengths=(1, 1, 2)),

@@ -29,6 +29,7 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
   "camera_paths": "genvs_jax.geometry.camera_paths",
+  "denoising": "genvs_jax.models.denoising",
   "pipeline": "genvs_jax.models.pipeline",
   "pretrained": "genvs_jax.checkpointing.pretrained",
   "rollouts": "genvs_jax.sampling.rollouts",

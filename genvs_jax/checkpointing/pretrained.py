@@ -6,7 +6,7 @@
 
 `genvs.variables` goes into `view_synthesis.build_synthesize(genvs.config,
 genvs.model)`, `view_synthesis.encode_views`, `pipeline.encode`,
-`pipeline.render_features` and `pipeline.denoise` as it is.
+`pipeline.render_features` and `denoising.denoise` as it is.
 """
 
 import contextlib

@@ -23,6 +23,7 @@ import optax
 
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import volume_lookup
 from genvs_jax.runtime import console
 
 _MIN_COVERAGE = 0.2
@@ -263,7 +264,7 @@ def _render_volume(
   uvw = points / options.half_extent
   inside = jnp.all(jnp.abs(uvw) <= 1, -1)
   # The volume's axes are y, x, z, those of (u, v, w) x, y, z.
-  values = rendering.trilinear_lookup(volume, uvw.reshape(-1, 3), True)
+  values = volume_lookup.trilinear_lookup(volume, uvw.reshape(-1, 3), True)
   values = values.reshape(*distances.shape, 4)
   density = _DENSITY_SCALE * jax.nn.softplus(_DENSITY_SLOPE * values[..., 0])
   density = jnp.where(inside, density, 0.0)

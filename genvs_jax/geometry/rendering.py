@@ -7,7 +7,6 @@ works on rays [..,R] with any leading axes, in float32.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,51 +68,6 @@ def expected_depth(weighted_depth, opacity):
 def over_white(colours, opacity):
   """Composites colours [..,F], weighted by opacity [..], over ones."""
   return colours + (1 - opacity)[..., None]
-
-
-def trilinear_lookup(
-  volume: jax.Array, uvw: jax.Array, align_corners: bool
-) -> jax.Array:
-  """Interpolates a volume at points, continuing its border outside.
-
-  Args:
-    volume: [H,W,D,C], two or more voxels along each axis.
-    uvw: [P,3] in [-1,1], over columns, rows and depth planes.
-    align_corners: whether -1 and 1 are voxel centres or outer faces.
-
-  Returns:
-    [P,C] in the volume's dtype.
-  """
-  grid = volume.shape[:-1]
-  if min(grid) < 2:
-    raise ValueError(
-      f"volume has shape {volume.shape}, expected two or more voxels along"
-      " height, width and depth"
-    )
-  size = jnp.array(grid, jnp.float32)
-  # u runs over columns, the volume's second axis: (u, v, w) -> (v, u, w).
-  rcd = uvw[..., jnp.array([1, 0, 2])]
-  # Voxel indices, fractional; PyTorch's grid_sample has the same two rules.
-  if align_corners:
-    index = (rcd + 1) / 2 * (size - 1)
-  else:
-    index = (rcd + 1) / 2 * size - 0.5
-  index = jnp.clip(index, 0, size - 1)
-  # The lower corner of the cell, which may start no later than one voxel
-  # before the border, so that the upper corner exists.
-  base = jnp.clip(jnp.floor(index), 0, size - 2).astype(jnp.int32)
-  above = index - base
-  # Summed in float32, values as well as gradients.
-  table = volume.astype(jnp.promote_types(volume.dtype, jnp.float32))
-  sides = (1 - above, above)
-  total = jnp.zeros(())
-  # Eight corners, each with the product of its three sides as weight.
-  for r, c, p in itertools.product((0, 1), repeat=3):
-    row, column, plane = (base + jnp.array([r, c, p])).T
-    values = table.at[row, column, plane].get(mode="promise_in_bounds")
-    weight = sides[r][:, 0] * sides[c][:, 1] * sides[p][:, 2]
-    total += values * weight[:, None]
-  return total.astype(volume.dtype)
 
 
 def coarse_distances(

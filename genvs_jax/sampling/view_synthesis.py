@@ -16,6 +16,7 @@ from genvs_jax.diffusion import edm
 from genvs_jax.diffusion import samplers
 from genvs_jax.models import camera_channels
 from genvs_jax.models import cross_views
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 
@@ -96,7 +97,7 @@ def build_unconditional(
 
   def synthesize(variables, keys) -> jax.Array:
     shape = (len(keys), size, size, model.denoiser_features)
-    null = pipeline.null_features(
+    null = denoising.null_features(
       model, _fold(keys, _UNCONDITIONAL_NOISE), shape
     )
     return draw(variables, null, keys)[0]
@@ -181,7 +182,7 @@ def _build_solver(
 
   def build(variables, features, keys, views):
     blank = jnp.zeros((len(keys), size, size, 3))
-    null = pipeline.null_features(
+    null = denoising.null_features(
       model,
       _fold(keys, _GUIDANCE_NOISE),
       (*blank.shape[:3], model.denoiser_features),
@@ -192,28 +193,30 @@ def _build_solver(
 
     by_step = features if features.ndim == 5 else None
     # Samplers go from noise to an image around 0; around `start` here.
-    start = pipeline.base_image(model, features)
+    start = denoising.base_image(model, features)
     if start is not None and by_step is not None:
       start = jnp.mean(start, 0)
 
     def denoise_image(x, sigma, step):
       levels = jnp.full((len(x),), sigma)
       cond = features if by_step is None else by_step[step]
-      base = pipeline.base_image(model, cond)
+      base = denoising.base_image(model, cond)
       seen = (
         views if by_step is None else jax.tree.map(lambda v: v[step], views)
       )
-      estimate = pipeline.denoise(model, variables, x, levels, cond, base, seen)
+      estimate = denoising.denoise(
+        model, variables, x, levels, cond, base, seen
+      )
       if guidance == 1.0:
         return estimate
       # Away from what a worse denoiser makes of the same features, or (Ho and
       # Salimans 2022) from what this one makes of none.
       if model.guide is not None:
         worse = {"denoiser": variables["guide"]}
-        free = pipeline.denoise(model.guide, worse, x, levels, cond, base)
+        free = denoising.denoise(model.guide, worse, x, levels, cond, base)
       else:
         blind = seen and seen._replace(mask=jnp.zeros_like(seen.mask))
-        free = pipeline.denoise(model, variables, x, levels, null, base, blind)
+        free = denoising.denoise(model, variables, x, levels, null, base, blind)
       inside = (low <= sigma) & (sigma <= high)
       weight = jnp.where(inside, guidance, 1.0)
       return free + weight * (estimate - free)
@@ -305,11 +308,11 @@ def render_inputs(
 ):
   """The same as `render_views` from encoded views."""
   render = pipeline.render_features(model, variables, inputs, poses)
-  features = pipeline.conditioning_image(
+  features = denoising.conditioning_image(
     model, render, poses, camera_channels.target_intrinsics(inputs)
   )
   weighted_depth, opacity = (
-    pipeline.resize_features(model, x[..., None])
+    denoising.resize_features(model, x[..., None])
     for x in (render.weighted_depth, render.opacity)
   )
   views = Views(

@@ -19,6 +19,7 @@ from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
 from genvs_jax.models import builders
 from genvs_jax.models import cross_views
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
 from genvs_jax.training import randomness
@@ -171,7 +172,7 @@ def rendering_losses(
   drawn_with = _of_views(batch["intrinsics"], jnp.array(rendered_views))
   inputs = inputs._replace(drawn_with=drawn_with)
   render = pipeline.render_features(model, variables, inputs, poses, uniforms)
-  features = pipeline.conditioning_image(  # [B,Q,H,W,F+G]
+  features = denoising.conditioning_image(  # [B,Q,H,W,F+G]
     model, render, poses, drawn_with
   )
   target_features = features[:, 1:] if renders_input else features
@@ -297,7 +298,7 @@ def denoising_loss(
 
   # What the render lacks of the picture is drawn, or all of the picture;
   # without features, too, the result is added to a render.
-  base = pipeline.base_image(model, features)
+  base = denoising.base_image(model, features)
   if base is not None:
     clean = clean - base
 
@@ -306,7 +307,7 @@ def denoising_loss(
   is_null = randomness.each(
     jax.random.bernoulli, coin_keys, options.conditioning_dropout, (1, 1, 1)
   )
-  null = pipeline.null_features(model, null_keys, features.shape)
+  null = denoising.null_features(model, null_keys, features.shape)
   features = jnp.where(is_null, null, features)
   if views is not None:
     views = views._replace(mask=views.mask & ~is_null[:, 0, 0])
@@ -315,7 +316,7 @@ def denoising_loss(
   sigma = options.sigma_law.sample(sigma_keys, keys.step)
   noise = randomness.each(jax.random.normal, noise_keys, clean.shape[1:])
   noisy = clean + sigma[:, None, None, None] * noise
-  output, log_variance = pipeline.predict(
+  output, log_variance = denoising.predict(
     model,
     variables,
     noisy,

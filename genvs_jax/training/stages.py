@@ -22,6 +22,7 @@ from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
 from genvs_jax.data import loading
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import processes
 from genvs_jax.sampling import view_synthesis
@@ -281,7 +282,7 @@ def _build_moments(
   def moments(variables, batch, step):
     keys = randomness.step_keys(config.seed, step, len(batch["images"]))
     result = objectives.rendering_losses(model, options, variables, batch, keys)
-    base = pipeline.base_image(model, result.features)
+    base = denoising.base_image(model, result.features)
     target = result.targets if base is None else result.targets - base
     features = result.features[..., : model.feature_channels]
     return jnp.array(

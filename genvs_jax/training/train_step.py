@@ -9,7 +9,7 @@ function `train_step` inside `build_train_step`:
   4  parameters are gathered, whole on every device            train_step
   5  input views become frustum volumes                        pipeline.encode
   6  target rays become feature images          pipeline.render_features
-  7  noisy targets are denoised                                pipeline.predict
+  7  noisy targets are denoised                                denoising.predict
   8  losses, gradient, scatter, AdamW, EMA                     train_step
   9  norms and losses go to the log                            train_step, loop
 """

@@ -15,6 +15,7 @@ from genvs_jax.data import decoding
 from genvs_jax.images import grids
 from genvs_jax.images import metrics
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import compilation
 from genvs_jax.runtime import messages
@@ -198,12 +199,12 @@ def build_measure(
       )
       # [n,1,H,W,F+G]: one target of each scene.
       features = features[:, 0]
-      base = pipeline.base_image(model, features)
+      base = denoising.base_image(model, features)
       truth = jnp.asarray(scenes.target) / 255.0
       scores["psnr_render"] = jnp.mean(metrics.psnr(views.rgb[:, 0], truth))
     else:
       shape = (*clean.shape[:3], model.denoiser_features)
-      features, base = pipeline.null_features(model, keys, shape), None
+      features, base = denoising.null_features(model, keys, shape), None
       attended = None
     if "denoiser" in parts:
       # The same noise at every level, and at every step of the run.
@@ -215,7 +216,7 @@ def build_measure(
 
       def error(sigma):
         levels = jnp.full((len(clean),), sigma)
-        estimate = pipeline.denoise(
+        estimate = denoising.denoise(
           model,
           variables,
           clean + sigma * unit,

@@ -24,7 +24,7 @@ from genvs_jax.convert import names
 from genvs_jax.convert import tensors_to_variables
 from genvs_jax.convert import torch_file
 from genvs_jax.models import builders
-from genvs_jax.models import pipeline
+from genvs_jax.models import denoising
 from genvs_jax.training import startup
 
 DENOISER = torch_checkpoints.DENOISER
@@ -228,7 +228,7 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
     np.testing.assert_array_equal(kernel[:, :, :3], target[:, :, :3])
     np.testing.assert_array_equal(kernel[:, :, 3:], 0)
   # So features do not matter yet.
-  denoise = jax.jit(functools.partial(pipeline.denoise, loaded.model))
+  denoise = jax.jit(functools.partial(denoising.denoise, loaded.model))
   x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
   features = jax.random.normal(jax.random.key(1), (1, 32, 32, 5))
   with_features, without = (

@@ -1,11 +1,14 @@
 """Volume rendering in closed form."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from genvs_jax.geometry import rendering
+from genvs_jax.geometry import volume_lookup
 
 COUNTS = rendering.SampleCounts(64, 64)
 FEATURE = jnp.array([0.2, 0.7])
@@ -119,8 +122,12 @@ def test_jitter_keeps_the_order_and_half_leaves_the_place():
   ).all()
 
 
+FORMS = pytest.mark.parametrize("form", ["corners", "blocks"])
+
+
+@FORMS
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_lookup_is_exact_on_an_affine_volume(align_corners):
+def test_lookup_is_exact_on_an_affine_volume(align_corners, form):
   shape = (5, 6, 7)
   h, w, d = jnp.meshgrid(*[jnp.arange(n) for n in shape], indexing="ij")
   volume = jnp.stack([h, w, d, 2 * h - w + 0.5 * d], -1).astype(jnp.float32)
@@ -130,21 +137,66 @@ def test_lookup_is_exact_on_an_affine_volume(align_corners):
   index -= 0 if align_corners else 0.5
   u, v, depth = index.T
   expected = jnp.stack([v, u, depth, 2 * v - u + 0.5 * depth], -1)
-  result = rendering.trilinear_lookup(volume, uvw, align_corners)
+  result = volume_lookup.trilinear_lookup(volume, uvw, align_corners, form)
   np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
-def test_lookup_continues_the_border():
+@FORMS
+def test_lookup_continues_the_border(form):
   volume = jnp.arange(8.0).reshape(2, 2, 2, 1)
-  result = rendering.trilinear_lookup(
-    volume, jnp.array([[-5.0, -5, -5], [5, 5, 5], [5, -5, -5]]), False
+  result = volume_lookup.trilinear_lookup(
+    volume, jnp.array([[-5.0, -5, -5], [5, 5, 5], [5, -5, -5]]), False, form
   )
   np.testing.assert_allclose(result[:, 0], [0, 7, 2])
 
 
+@pytest.mark.parametrize(
+  "shape",
+  [(5, 4, 64, 16), (3, 3, 12, 16), (4, 2, 2, 200), (3, 4, 9, 3)],
+  ids=["whole blocks", "a last one that overlaps", "two planes", "one block"],
+)
+def test_forms_of_the_lookup_agree(shape):
+  """Values and gradients, also at voxels, at the border and beyond."""
+  keys = jax.random.split(jax.random.key(3), 3)
+  volume = jax.random.normal(keys[0], shape)
+  inside = jax.random.uniform(keys[1], (300, 3), minval=-1.2, maxval=1.2)
+  centres = jnp.linspace(-1, 1, shape[2])[:, None].repeat(3, 1)
+  uvw = jnp.concatenate([inside, centres])
+  cotangent = jax.random.normal(keys[2], (len(uvw), shape[-1]))
+  results = []
+  for form in ("corners", "blocks"):
+    values, pull = jax.vjp(
+      lambda v, form=form: volume_lookup.trilinear_lookup(v, uvw, True, form),
+      volume,
+    )
+    results.append((values, *pull(cotangent)))
+  for corners, blocks in zip(*results, strict=True):
+    np.testing.assert_allclose(blocks, corners, atol=2e-5)
+
+
+def test_auto_is_the_form_of_the_platform():
+  """As lowered for it, which needs no device."""
+  volume = jax.ShapeDtypeStruct((4, 4, 64, 16), jnp.float32)
+  uvw = jax.ShapeDtypeStruct((8, 3), jnp.float32)
+  traced = jax.jit(volume_lookup.trilinear_lookup, static_argnums=2).trace(
+    volume, uvw, False
+  )
+  widths = {
+    platform: re.findall(
+      r"slice_sizes = array<i64: ([\d, ]+)>",
+      traced.lower(lowering_platforms=(platform,)).as_text(),
+    )
+    for platform in ("cpu", "cuda", "tpu")
+  }
+  assert widths["cpu"] == widths["cuda"] == 8 * ["1, 1, 1, 16"]
+  assert widths["tpu"] == ["1, 128"]
+
+
 def test_lookup_refuses_a_flat_volume():
   with pytest.raises(ValueError, match="two or more voxels"):
-    rendering.trilinear_lookup(jnp.zeros((2, 2, 1, 4)), jnp.zeros((1, 3)), True)
+    volume_lookup.trilinear_lookup(
+      jnp.zeros((2, 2, 1, 4)), jnp.zeros((1, 3)), True
+    )
 
 
 def test_gradient_matches_finite_differences():
@@ -157,7 +209,7 @@ def test_gradient_matches_finite_differences():
   def loss(volume):
     def field(points):
       flat = points.reshape(-1, 3) - 0.9
-      x = rendering.trilinear_lookup(volume, flat, False)
+      x = volume_lookup.trilinear_lookup(volume, flat, False)
       x = x.reshape(*points.shape[:-1], 3)
       return jax.nn.softplus(x[..., 0]), jax.nn.sigmoid(x[..., 1:])
 
@@ -228,7 +280,7 @@ def test_bfloat16_volumes_are_summed_in_float32():
   at = jnp.full((4096, 3), -1.0)
 
   def loss(volume):
-    values = rendering.trilinear_lookup(volume, at, True)
+    values = volume_lookup.trilinear_lookup(volume, at, True)
     return jnp.sum(values.astype(jnp.float32))
 
   gradient = jax.grad(loss)(volume)

@@ -9,6 +9,7 @@ from configs import debug
 from genvs_jax.geometry import cameras
 from genvs_jax.models import builders
 from genvs_jax.models import cross_views
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import view_synthesis
 from tfds_srn.synthetic_cars import car_scenes
@@ -52,7 +53,9 @@ def estimate(attending, images, poses, mask, target):
   views = cross_views.of_targets(inputs, target[None, None], 32)
   noisy = jax.random.normal(jax.random.key(2), (1, 32, 32, 3))
   features = jnp.zeros((1, 32, 32, model.denoiser_features))
-  return pipeline.denoise(model, variables, noisy, SIGMA, features, views=views)
+  return denoising.denoise(
+    model, variables, noisy, SIGMA, features, views=views
+  )
 
 
 def pictures(count):
@@ -91,7 +94,7 @@ def test_without_views_nothing_is_added(attending):
   none = estimate(attending, pictures(2), POSES[:2], [False] * 2, POSES[2])
   noisy = jax.random.normal(jax.random.key(2), (1, 32, 32, 3))
   features = jnp.zeros((1, 32, 32, model.denoiser_features))
-  plain = pipeline.denoise(model, variables, noisy, SIGMA, features)
+  plain = denoising.denoise(model, variables, noisy, SIGMA, features)
   np.testing.assert_allclose(none, plain, atol=1e-5)
 
 

@@ -10,6 +10,7 @@ import pytest
 from configs import debug
 from genvs_jax.geometry import rendering
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from tfds_srn.synthetic_cars import car_scenes
 
@@ -100,7 +101,7 @@ def test_targets_may_have_cameras_of_their_own(variables):
   )  # [B,Q,4]
   both = views._replace(drawn_with=cameras)
   render = pipeline.render_features(MODEL, variables, both, TARGETS)
-  image = pipeline.conditioning_image(MODEL, render, TARGETS, cameras)
+  image = denoising.conditioning_image(MODEL, render, TARGETS, cameras)
   for q in range(2):
     one = views._replace(drawn_with=cameras[:, q])
     alone = pipeline.render_features(
@@ -111,7 +112,7 @@ def test_targets_may_have_cameras_of_their_own(variables):
       render,
       alone,
     )
-    expected = pipeline.conditioning_image(
+    expected = denoising.conditioning_image(
       MODEL, alone, TARGETS[:, q : q + 1], cameras[:, q]
     )
     np.testing.assert_allclose(image[:, q], expected[:, 0], atol=1e-5)
@@ -210,7 +211,7 @@ def test_image_size_must_suit_the_encoder():
 def test_denoiser_is_the_identity_at_no_noise(variables):
   image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
   features = jnp.zeros((2, 32, 32, 8))
-  out = pipeline.denoise(MODEL, variables, image, jnp.full(2, 1e-5), features)
+  out = denoising.denoise(MODEL, variables, image, jnp.full(2, 1e-5), features)
   np.testing.assert_allclose(out, image, atol=1e-4)
 
 
@@ -220,14 +221,14 @@ def test_a_fresh_denoiser_of_residuals_gives_the_render(variables):
   keys = jax.random.split(jax.random.key(0), 2)
   noisy = jax.random.normal(keys[0], (2, 32, 32, 3))
   features = jax.random.uniform(keys[1], (2, 32, 32, 8))
-  base = pipeline.base_image(model, features)
+  base = denoising.base_image(model, features)
   np.testing.assert_array_equal(base, features[..., :3])
   sigma = jnp.array([0.1, 3.0])
   skip = (0.04 / (0.04 + sigma**2))[:, None, None, None]
-  out = pipeline.denoise(model, variables, noisy, sigma, features, base)
+  out = denoising.denoise(model, variables, noisy, sigma, features, base)
   np.testing.assert_allclose(out, base + skip * (noisy - base), atol=1e-5)
-  assert pipeline.base_image(MODEL, features) is None
-  gradient = jax.grad(lambda x: pipeline.base_image(model, x).sum())(features)
+  assert denoising.base_image(MODEL, features) is None
+  gradient = jax.grad(lambda x: denoising.base_image(model, x).sum())(features)
   assert not gradient.any()
 
 
@@ -248,10 +249,10 @@ def test_features_are_scaled_and_geometry_is_not():
   image = jax.random.uniform(keys[1], (2, 32, 32, 12))
   by_hand = image.at[..., :8].set((image[..., :8] - 0.5) * 4)
   sigma = jnp.ones(2)
-  a, _ = pipeline.predict(scaled, variables, noisy, sigma, image)
-  b, _ = pipeline.predict(plain, variables, noisy, sigma, by_hand)
+  a, _ = denoising.predict(scaled, variables, noisy, sigma, image)
+  b, _ = denoising.predict(plain, variables, noisy, sigma, by_hand)
   np.testing.assert_allclose(a, b, atol=1e-5)
-  other, _ = pipeline.predict(plain, variables, noisy, sigma, image)
+  other, _ = denoising.predict(plain, variables, noisy, sigma, image)
   assert jnp.abs(a - other).max() > 1e-2
 
 
@@ -297,7 +298,7 @@ def test_networks_multiply_as_the_config_says(variables, precision):
   x = jnp.zeros((1, 32, 32, 3))
 
   def denoise(variables, x):
-    return pipeline.denoise(
+    return denoising.denoise(
       model, variables, x, jnp.ones(1), jnp.ones((1, 32, 32, 8))
     )
 

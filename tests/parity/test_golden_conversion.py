@@ -16,7 +16,7 @@ import test_golden_networks
 
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.diffusion import edm
-from genvs_jax.models import pipeline
+from genvs_jax.models import denoising
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_denoiser_of_the_64_setting_denoises_as_the_reference(
     ): value
     for name, value in variables["params"].items()
   }
-  output, _ = pipeline.predict(
+  output, _ = denoising.predict(
     loaded.model, {"denoiser": variables}, x, sigma, cond, labels
   )
   denoised = edm.denoised(x, output, sigma, loaded.model.sigma_data)

@@ -11,6 +11,7 @@ from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import unit_cube
+from genvs_jax.geometry import volume_lookup
 from genvs_jax.models import radiance_field
 
 FILES = ("render_v1", "render_v2", "render_v3", "render_train")
@@ -20,8 +21,9 @@ FRUSTUM = unit_cube.UnitCube()
 class Setup:
   """What one file describes, in this project's conventions."""
 
-  def __init__(self, arrays):
+  def __init__(self, arrays, form):
     self.arrays = arrays
+    self.form = form
     self.counts = rendering.SampleCounts(
       int(arrays["num_steps"]), int(arrays["upsample_steps"])
     )
@@ -76,7 +78,9 @@ class Setup:
     )
 
     def lookup(volume, at):
-      return rendering.trilinear_lookup(volume, at, FRUSTUM.align_corners)
+      return volume_lookup.trilinear_lookup(
+        volume, at, FRUSTUM.align_corners, self.form
+      )
 
     return uvw, seen, jax.vmap(jax.vmap(lookup))(volumes, uvw)
 
@@ -104,10 +108,16 @@ class Setup:
 
 @pytest.fixture(
   scope="module",
-  params=["render_v1", "render_v2", "render_v3", "render_train"],
+  params=[
+    (name, form)
+    for name in ("render_v1", "render_v2", "render_v3", "render_train")
+    for form in ("corners", "blocks")
+  ],
+  ids="-".join,
 )
 def setup(request, golden) -> Setup:
-  return Setup(golden(request.param))
+  name, form = request.param
+  return Setup(golden(name), form)
 
 
 def test_rays_and_their_bounds(setup):

@@ -14,6 +14,7 @@ from genvs_jax.checkpointing import pretrained
 from genvs_jax.evaluation import evaluate
 from genvs_jax.models import builders
 from genvs_jax.models import cross_views
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import rollouts
 from genvs_jax.sampling import view_synthesis
@@ -178,8 +179,8 @@ def test_a_denoiser_that_never_attended_goes_on(trained_workdir):
   features = jax.random.normal(jax.random.key(1), (1, 32, 32, 8))
   sigma = jnp.array([0.5])
   np.testing.assert_allclose(
-    pipeline.denoise(model, variables, noisy, sigma, features),
-    pipeline.denoise(before.model, before.variables, noisy, sigma, features),
+    denoising.denoise(model, variables, noisy, sigma, features),
+    denoising.denoise(before.model, before.variables, noisy, sigma, features),
     atol=1e-6,
   )
 

@@ -20,6 +20,7 @@ from genvs_jax.data import decoding
 from genvs_jax.evaluation import evaluate
 from genvs_jax.evaluation import report
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
@@ -129,7 +130,7 @@ def test_joint_denoises_what_the_second_stage_denoised(joint, diffusion):
   x = jax.random.normal(key, (2, 32, 32, 3))
   features = jax.random.normal(key, (2, 32, 32, model.denoiser_features))
   sigma = jnp.array([0.2, 3.0])
-  denoise = jax.jit(pipeline.denoise, static_argnums=0)
+  denoise = jax.jit(denoising.denoise, static_argnums=0)
   ours = denoise(model, variables_of(state), x, sigma, features)
   theirs = denoise(before.model, before.variables, x, sigma, features[..., :0])
   np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -166,7 +167,7 @@ def test_the_grown_denoiser_computes_inside_what_it_did(joint, tmp_path):
 
     size = model.image_size
     with nn.intercept_methods(intercept):
-      pipeline.predict(
+      denoising.predict(
         model,
         variables,
         jnp.ones((1, size, size, 3)),
