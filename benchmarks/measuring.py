@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from absl import flags
 
+from genvs_jax.aot import traffic
 from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
 
@@ -193,6 +194,7 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
     "devices": program.devices,
     "xla_operations": costs.get("flops"),
     "xla_bytes": costs.get("bytes accessed"),
+    "traffic": traffic.by_kind(program.compiled.as_text() or ""),
     "compiled_gib": memory.of_program(program.compiled) / 2**30,
     "peak_gib": peak,
   }
@@ -328,27 +330,35 @@ def table(rows: dict[str, dict], values: dict, dtype: str) -> str:
     f"{machine['devices']} x {machine['device']}, jax {machine['jax']},"
     f" {dtype}; on one, a large matrix product reaches {product / 1e9:.0f}"
     f" GFLOP/s, a large copy {copy / 1e9:.1f} GB/s; XLA counts the body of a"
-    " loop once\n",
-    "| | seconds | to compile | GFLOP | XLA: GFLOP, GB | share of the product's"
-    " rate, of the copy's | compiled, GiB | peak, GiB |",
-    "|---|---|---|---|---|---|---|---|",
+    " loop once, GB moved has it as often as it runs\n",
+    "| | seconds | to compile | GFLOP | XLA: GFLOP, GB | GB moved | share of"
+    " the product's rate, of the copy's | compiled, GiB | peak, GiB |",
+    "|---|---|---|---|---|---|---|---|---|",
   ]
   for label, row in rows.items():
     if "error" in row:
-      lines.append(f"| {label} | {row['error']} |" + " |" * 6)
+      lines.append(f"| {label} | {row['error']} |" + " |" * 7)
       continue
     median = statistics.median(row["seconds"])
-    moved = (row["xla_bytes"] or math.nan) / median / copy
+    by_kind = row.get("traffic", {})
+    moved = (sum(by_kind.values()) or math.nan) / median / copy
     used = share_of_product(row, peaks, dtype)
     lines.append(
       f"| {label} | {spread(row['seconds'])} | {row['compile_seconds']:.1f}"
       f" | {row['operations'] / 1e9:.4g}"
       f" | {(row['xla_operations'] or math.nan) / 1e9:.4g},"
       f" {(row['xla_bytes'] or math.nan) / 1e9:.3g}"
+      f" | {largest_kinds(by_kind)}"
       f" | {used:.0%}, {moved:.0%}"
       f" | {row['compiled_gib']:.2f} | {row['peak_gib']:.2f} |"
     )
   return "\n".join(lines)
+
+
+def largest_kinds(by_kind: dict[str, int]) -> str:
+  """The kinds of operation that move the most bytes, in GB, and the sum."""
+  shares = [f"{name} {n / 1e9:.3g}" for name, n in list(by_kind.items())[:4]]
+  return f"{sum(by_kind.values()) / 1e9:.3g}: {', '.join(shares)}"
 
 
 def comparison(old: dict, new: dict) -> str:

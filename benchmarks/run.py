@@ -16,9 +16,10 @@
 Operations are those of convolutions and matrix products, counted in the traced
 program; beside them are operations and bytes of XLA's cost analysis, which
 counts the body of a loop once (the rays of a render come in chunks, the steps
-of a sampler too). Each program runs in a process of its own, whose peak memory
-is given beside what XLA says the compiled program needs. Goes on where it was
-stopped; delete --output to measure anew.
+of a sampler too), and the bytes that each kind of operation moves, loops and
+padding counted (`genvs_jax/aot/traffic.py`). Each program runs in a process of
+its own, whose peak memory is given beside what XLA says the compiled program
+needs. Goes on where it was stopped; delete --output to measure anew.
 """
 
 import ast

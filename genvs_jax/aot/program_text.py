@@ -32,7 +32,7 @@ _NO_BUFFER = (
 )
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 
@@ -78,7 +78,7 @@ def instructions(text: str) -> Iterator[Instruction]:
   inside = set(_CALLED.findall(text))  # of fusions and reductions
   computation = ""
   for line in text.splitlines():
-    head = _COMPUTATION.match(line)
+    head = COMPUTATION.match(line)
     if head:
       computation = head[1]
       continue
@@ -86,7 +86,7 @@ def instructions(text: str) -> Iterator[Instruction]:
     if match is None or computation in inside:
       continue
     source = re.search(r'op_name="([^"]*)"', line)
-    arrays = tuple(_arrays(match[1]))
+    arrays = tuple(result_arrays(match[1]))
     yield Instruction(match[2], arrays, source[1] if source else "")
 
 
@@ -134,7 +134,7 @@ def largest_buffers(text: str, count: int = 10) -> list[dict]:
   return ordered[:count]
 
 
-def _arrays(text: str) -> Iterator[Array]:
+def result_arrays(text: str) -> Iterator[Array]:
   """The arrays of an instruction's result, in XLA's notation."""
   for dtype, sides, order, tiles in _ARRAY.findall(text):
     if dtype not in _BYTES:

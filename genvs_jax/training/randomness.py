@@ -68,15 +68,15 @@ class StepKeys(NamedTuple):
 def step_keys(seed: int, step: jax.Array, count: int) -> StepKeys:
   """The keys of a step for a batch of `count` examples."""
   root = jax.random.fold_in(jax.random.key(seed), step)
-  uses = {n: jax.random.fold_in(root, i) for n, i in _NUMBERS.items()}
-  # A second fold, by the example's place in the batch: [] -> [B].
-  per_example = jax.vmap(jax.random.fold_in, (None, 0))
-  examples = jnp.arange(count)
-  return StepKeys(
-    step=step,
-    dropout=uses.pop("dropout"),
-    **{name: per_example(key, examples) for name, key in uses.items()},
-  )
+  # All uses at once, then all examples of each: one short program.
+  numbers, examples = jnp.array(list(_NUMBERS.values())), jnp.arange(count)
+  uses = jax.vmap(jax.random.fold_in, (None, 0))(root, numbers)
+  # A second fold, by the example's place in the batch: [uses] -> [uses,B].
+  fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+  per_example = jax.vmap(fold_in, (0, None))(uses, examples)
+  keys = dict(zip(_NUMBERS, per_example, strict=True))
+  keys["dropout"] = uses[list(_NUMBERS).index("dropout")]
+  return StepKeys(step=step, **keys)
 
 
 def each(draw: Callable, keys: jax.Array, *args) -> jax.Array:

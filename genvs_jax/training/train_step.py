@@ -192,8 +192,9 @@ def accumulate(
 
 def _norms(name: str, tree: dict) -> dict[str, jax.Array]:
   """The norm of all parts {part: tree} together, and of each."""
-  norms = {f"{name}/{part}": optax.global_norm(x) for part, x in tree.items()}
-  return {name: optax.global_norm(tree), **norms}
+  squared = optimizers.squared_norms(tree)
+  norms = {f"{name}/{part}": jnp.sqrt(x) for part, x in squared.items()}
+  return {name: jnp.sqrt(sum(squared.values())), **norms}
 
 
 def compile_step(
