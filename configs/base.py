@@ -35,8 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   data.url = ""
   data.near = 0.0  # folder and nerf: recorded near and far in world units;
   data.far = 0.0  # 0 derives them from the camera distance
-  # --mode=prepare: most pixels along a stored picture's side; 0: as it is.
-  data.stored_size = 0
+  data.stored_size = 0  # --mode=prepare: most pixels a side; 0: as it is
   data.workers = 0  # processes that decode images; 0 = threads alone
   # That read and decode, each a batch at a time; 0: a core each, at most 8.
   data.threads = 0
@@ -49,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
   synthetic.views = 50  # per train and validation scene; test scenes have 251
   synthetic.image_size = 128  # pixels
   synthetic.seed = 0
+  synthetic.markings = True  # patterns, stripes, numbers, letters on some
   # dataset "meshes": scenes rendered from the 3D models of data.source.
   meshes = data.meshes = ml_collections.ConfigDict()
   meshes.image_size = 128  # pixels

@@ -15,6 +15,7 @@ def get_config():
   config.data.synthetic.validation_scenes = 24
   config.data.synthetic.test_scenes = 50
   config.data.synthetic.image_size = 64
+  config.data.synthetic.markings = True
 
   config.model.image_size = 64
   config.model.input_views = 2

@@ -96,7 +96,7 @@ _FIELDS_BY_ROLE = {
     data.stored_size data.workers data.threads data.prefetch
     data.synthetic.train_scenes data.synthetic.validation_scenes
     data.synthetic.test_scenes data.synthetic.views data.synthetic.image_size
-    data.synthetic.seed
+    data.synthetic.seed data.synthetic.markings
     data.meshes.image_size data.meshes.views data.meshes.region
     data.meshes.distance data.meshes.up data.meshes.crease data.meshes.lights
     data.meshes.ambient data.meshes.occlusion_rays data.meshes.splits

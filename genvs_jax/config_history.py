@@ -27,6 +27,7 @@ RENAMED = {
 # Fields that older versions did not have, and what their runs did.
 ADDED = {
   "data.name": "",
+  "data.synthetic.markings": True,
   "data.stored_size": 0,
   "model.precision": "default",
   "model.denoiser.geometry": (),

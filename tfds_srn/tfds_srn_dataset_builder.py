@@ -87,6 +87,7 @@ DEFAULT_SYNTHETIC = {
   "views": 50,
   "size": 128,
   "seed": 0,
+  "markings": True,
 }
 
 CONFIGS = {

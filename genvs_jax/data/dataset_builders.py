@@ -74,9 +74,11 @@ def _name_and_fields(data: Any) -> tuple[str, dict[str, Any]]:
       "views": s.views,
       "size": s.image_size,
       "seed": s.seed,
+      "markings": s.markings,
     }
     counts = f"{s.train_scenes}_{s.validation_scenes}_{s.test_scenes}"
     kind = f"synthetic_cars{car_scenes.GENERATION}"
+    kind += "" if s.markings else "_plain"
     name = f"{kind}_{counts}x{s.views}_{s.image_size}px_seed{s.seed}{suffix}"
     return name, {"synthetic": arguments}
   if data.dataset == "meshes":

@@ -12,7 +12,7 @@ _SPLIT = "test"
 
 
 def input_view(
-  seed: int, scene: int, view: int, size: int
+  seed: int, scene: int, view: int, size: int, has_markings: bool = True
 ) -> dict[str, np.ndarray]:
   """A view of a test car.
 
@@ -21,12 +21,13 @@ def input_view(
     scene: number of the car, 0 or more.
     view: of SRN's test spiral, 0 to VIEWS - 1.
     size: H = W in pixels.
+    has_markings: see `cars.sample_car`.
 
   Returns:
     images u8 [1,size,size,3], poses f32 [1,4,4], intrinsics f32 [4].
   """
   pose = camera_poses.spiral_poses()[view]
-  car = cars.sample_car(seed, _SPLIT, scene)
+  car = cars.sample_car(seed, _SPLIT, scene, has_markings)
   image, _ = ray_caster.render_view(car, pose, size)
   focal = pixel_rays.FOCAL_PER_WIDTH * size
   return {

@@ -106,7 +106,9 @@ def _read_blocks(volume: jax.Array, uvw: jax.Array, align_corners: bool):
   planes = min(depth, max(2, _LANES // channels))
   starts = [min(s, depth - planes) for s in range(0, depth - 1, planes - 1)]
   blocks = len(starts)
-  columns = volume.reshape(height * width, depth * channels)
+  # Summed in float32, values as well as gradients.
+  dtype = jnp.promote_types(volume.dtype, jnp.float32)
+  columns = volume.astype(dtype).reshape(height * width, depth * channels)
   table = jnp.stack(
     [columns[:, s * channels : (s + planes) * channels] for s in starts], 1
   ).reshape(height * width * blocks, planes * channels)
@@ -122,9 +124,8 @@ def _read_blocks(volume: jax.Array, uvw: jax.Array, align_corners: bool):
     values = table.at[(at_row * width + at_column) * blocks + block].get(
       mode="promise_in_bounds"
     )
-    return total + values.astype(total.dtype) * weight[:, None], None
+    return total + values * weight[:, None], None
 
-  dtype = jnp.promote_types(volume.dtype, jnp.float32)
   total, _ = jax.lax.scan(
     add_corner,
     jnp.zeros((len(uvw), planes * channels), dtype),

@@ -66,11 +66,13 @@ def build_scenes(
 
 
 def _made(config: ml_collections.ConfigDict, size: int) -> Scenes:
-  seed = config.data.synthetic.seed
+  synthetic = config.data.synthetic
 
   def load(scene: int, view: int) -> dict[str, np.ndarray]:
     _check_view(view, made_scenes.VIEWS)
-    views = made_scenes.input_view(seed, scene, view, size)
+    views = made_scenes.input_view(
+      synthetic.seed, scene, view, size, synthetic.markings
+    )
     return {**photos.with_bounds(config, views), "scene": np.array(scene)}
 
   return Scenes("synthetic cars", _MADE_SCENES, load, view=64)

@@ -174,6 +174,18 @@ def test_forms_of_the_lookup_agree(shape):
     np.testing.assert_allclose(blocks, corners, atol=2e-5)
 
 
+@FORMS
+def test_gradients_of_a_narrow_volume_are_summed_in_float32(form):
+  """A bfloat16 sum of ones stays at 256."""
+  volume = jnp.zeros((3, 3, 9, 16), jnp.bfloat16)
+  uvw = jnp.zeros((1000, 3))  # all at the voxel in the middle
+  _, pull = jax.vjp(
+    lambda v: volume_lookup.trilinear_lookup(v, uvw, True, form), volume
+  )
+  (gradient,) = pull(jnp.ones((1000, 16), jnp.bfloat16))
+  np.testing.assert_allclose(gradient[1, 1, 4].astype(float), 1000, rtol=0.01)
+
+
 def test_auto_is_the_form_of_the_platform():
   """As lowered for it, which needs no device."""
   volume = jax.ShapeDtypeStruct((4, 4, 64, 16), jnp.float32)

@@ -45,6 +45,7 @@ class SceneSpec:
   views: int  # 0: the 251-view test spiral
   packaging: str
   depth: bool = True
+  markings: bool = True
 
 
 def scene_id(seed: int, split: str, index: int) -> str:
@@ -54,7 +55,7 @@ def scene_id(seed: int, split: str, index: int) -> str:
 
 def write_scene(spec: SceneSpec) -> None:
   """Renders one scene into `spec.folder` in SRN layout, replacing it."""
-  car = cars.sample_car(spec.seed, spec.split, spec.index)
+  car = cars.sample_car(spec.seed, spec.split, spec.index, spec.markings)
   if spec.views:
     cameras = train_poses(spec.seed, spec.split, spec.index, spec.views)
   else:
@@ -78,6 +79,7 @@ def write_scenes(
   views: int = 50,
   spiral_splits: tuple[str, ...] = ("test",),
   seed: int = 0,
+  markings: bool = True,
   packaging: str = "pixelnerf",
   processes: int | None = None,
   progress: progress_of.Progress = progress_of.silent,
@@ -91,6 +93,7 @@ def write_scenes(
     views: random views per scene in splits outside `spiral_splits`.
     spiral_splits: splits whose scenes have the 251-view test spiral.
     seed: same seed, same bytes.
+    markings: see `cars.sample_car`.
     packaging: "pixelnerf" (one intrinsics.txt per scene) or "srn" (one 3x3
       matrix per view, for a 512-pixel render).
     processes: worker processes; None uses every core.
@@ -114,6 +117,7 @@ def write_scenes(
     "views": views,
     "spiral_splits": list(spiral_splits),
     "seed": seed,
+    "markings": markings,
     "packaging": packaging,
   }
   marker = root / "synthetic.json"
@@ -135,6 +139,7 @@ def write_scenes(
       size=size,
       views=0 if split in spiral_splits else views,
       packaging=packaging,
+      markings=markings,
     )
     for split in cars.SPLITS
     for index in range(counts.get(split, 0))

@@ -14,20 +14,23 @@ from tfds_srn.synthetic_cars import ray_caster
 SPLITS = ("train", "val", "test")
 
 
-def sample_car(seed: int, split: str, index: int) -> ray_caster.Solid:
+def sample_car(
+  seed: int, split: str, index: int, has_markings: bool = True
+) -> ray_caster.Solid:
   """Draws the shape, proportions and colours of one car.
 
   Args:
     seed: of the whole dataset, 0 or more.
     split: one of `SPLITS`; the same index in two splits gives two cars.
     index: of the car in its split, 0 or more.
+    has_markings: whether some cars have patterns, stripes, numbers or letters.
 
   Returns:
     the car, its style as the label.
   """
   rng = np.random.default_rng([seed, SPLITS.index(split), index])
   plan = plans.draw_plan(rng)
-  marks = markings.draw_markings(rng, plan)
+  marks = markings.draw_markings(rng, plan) if has_markings else []
   bodies = parts.bodies(plan, marks)
   corners = np.abs([body.box for body in bodies]).max((0, 1))
   wheels = (plan.front, plan.half + 2 * plan.wheel_width, plan.top)
