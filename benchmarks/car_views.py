@@ -25,8 +25,8 @@ _CARS = flags.DEFINE_integer("cars", 40, "That are timed.")
 _SHEET = flags.DEFINE_string("sheet", None, "PNG to write.")
 _VIEWS = 5
 # A view of the sheet: its size, and what is cut off around the car.
-_SHEET_SIZE, _MARGINS = 200, (58, 50, 20, 20)
-_CORNERS = ((1.0, 0.75, 0.5), (-1.0, 0.7, 0.55), (0.25, -1.0, 0.2))
+_SHEET_SIZE, _MARGINS = 200, (58, 38, 17, 17)
+_DIRECTIONS = ((1.0, 0.75, 0.5), (-1.0, 0.7, 0.55), (0.25, -1.0, 0.2))
 
 
 def main(argv):
@@ -54,8 +54,10 @@ def _views(index: int) -> np.ndarray:
   """Three views of a car, one above the other, [3h,w,3]."""
   car = cars.sample_car(1, "train", index)
   views = []
-  for corner in _CORNERS:
-    position = camera_poses.DISTANCE * np.array(corner) / np.linalg.norm(corner)
+  for direction in _DIRECTIONS:
+    position = (
+      camera_poses.DISTANCE * np.array(direction) / np.linalg.norm(direction)
+    )
     pose = camera_poses.look_at_origin(position)
     image, _ = ray_caster.render_view(car, pose, _SHEET_SIZE)
     above, below, left, right = _MARGINS

@@ -265,7 +265,7 @@ def evaluate_field(
 
   def lookup(volume, at):
     return volume_lookup.trilinear_lookup(
-      volume, at, model.frustum.align_corners
+      volume, at, model.frustum.align_corners, model.lookup
     )
 
   x = jax.vmap(jax.vmap(lookup))(inputs.volumes, uvw)  # [B,V,P,C]

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import optimize
 
 from tfds_srn import camera_poses
 from tfds_srn import scenes
@@ -126,6 +127,38 @@ def test_cars_stay_inside_the_frustum_and_in_the_picture():
       for shift in (1, -1):
         inner &= ~np.roll(hit, shift, axis)
     assert (image[inner] == 1).mean() > 0.998  # thin parts, as mirrors
+
+
+def overlap(a, b) -> bool:
+  """Whether a ball fits into both of two convex bodies."""
+  (low, high), (other_low, other_high) = np.array(a.box), np.array(b.box)
+  if (low > other_high).any() or (other_low > high).any():
+    return False
+  normals = np.concatenate([a.normals, b.normals]).astype(np.float64)
+  radius = np.ones((len(normals), 1))
+  result = optimize.linprog(
+    [0, 0, 0, -1],
+    A_ub=np.concatenate([normals, radius], -1),
+    b_ub=np.concatenate([a.offsets, b.offsets]),
+    bounds=[(None, None)] * 3 + [(None, 1)],
+  )
+  return result.status == 0 and result.x[3] > 1e-4
+
+
+def test_no_part_of_a_car_floats_or_leaves_the_sphere():
+  labels = set()
+  for index in range(60):
+    car = cars.sample_car(0, "train", index)
+    labels.add(car.label)
+    joined, rest = [car.bodies[0]], list(car.bodies[1:])
+    for body in joined:  # grows as it is gone through
+      neighbours = [other for other in rest if overlap(body, other)]
+      joined += neighbours
+      rest = [b for b in rest if not any(b is n for n in neighbours)]
+    assert not rest, (car.label, index)
+    corners = np.abs([body.box for body in car.bodies]).max(1)
+    assert np.linalg.norm(corners, axis=-1).max() < 0.5
+  assert "formula" in labels
 
 
 def test_front_and_rear_differ_and_cars_vary():

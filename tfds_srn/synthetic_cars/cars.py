@@ -33,22 +33,30 @@ def sample_car(
   marks = markings.draw_markings(rng, plan) if has_markings else []
   bodies = parts.bodies(plan, marks)
   corners = np.abs([body.box for body in bodies]).max((0, 1))
-  wheels = (plan.front, plan.half + 2 * plan.wheel_width, plan.top)
-  azimuth, slant = plan.sun_azimuth, 0.52
+  wheels = parts.wheels(plan)
+  round_parts = np.max(
+    [
+      np.abs(wheel.centre) + (wheel.radius, wheel.half_width, wheel.radius)
+      for wheel in wheels
+    ],
+    0,
+  )
+  azimuth = plan.sun_azimuth
+  sine = 0.52  # the sun stands 31 degrees from overhead
   return ray_caster.Solid(
     label=plan.style,
     bodies=bodies,
-    wheels=parts.wheels(plan),
-    half_extent=tuple(np.maximum(corners, wheels) + 1e-3),
+    wheels=wheels,
+    half_extent=tuple(np.maximum(corners, round_parts) + 1e-3),
     light=ray_caster.Light(
       # A surface that faces the sky gets about 1 in every light.
       ambient=0.98 - plan.sky - 0.85 * plan.sun,
       sky=plan.sky,
       sun=plan.sun,
       towards=(
-        slant * np.cos(azimuth),
-        slant * np.sin(azimuth),
-        np.sqrt(1 - slant**2),
+        sine * np.cos(azimuth),
+        sine * np.sin(azimuth),
+        np.sqrt(1 - sine**2),
       ),
     ),
   )

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfds_srn.synthetic_cars import plans
 
-# Three bits for each of five rows, from the top.
+# Five octal digits each: three bits for every row, from the top.
 _DIGITS = [
   "75557",
   "26227",
@@ -78,8 +78,10 @@ def _spots(rng: np.random.Generator, plan: plans.Plan) -> Marking:
 
   def covers(points, normals):
     del normals
-    distance = np.linalg.norm(points[:, None] - centres, axis=-1)
-    return (distance < radii).any(-1)
+    covered = np.zeros(len(points), bool)
+    for centre, radius in zip(centres, radii, strict=True):
+      covered |= ((points - centre) ** 2).sum(-1) < radius**2
+    return covered
 
   return Marking(covers, plans.body_colour(rng))
 

@@ -130,7 +130,7 @@ def fender(
   points,
   faces,
 ) -> np.ndarray:
-  """Body colour, with the dark arch around the wheel."""
+  """The second colour, with the dark arch around the wheel."""
   normals = body.normals[faces]
   colour = np.tile(car.second, (len(points), 1))
   colour = _with_markings(marks, colour, points, normals)

@@ -76,9 +76,7 @@ def _hull(plan: plans.Plan) -> ray_caster.ConvexBody:
     faces += [
       ((0, side, lean), (0, side * half, at(0.55))) for lean in (0.22, -0.15)
     ]
-    for end, x in ((1, front), (-1, rear)):
-      corner = (x - end * plan.corner_cut, side * half, 0)
-      faces.append(((end, side * 0.8, 0), corner))
+  faces += _corners(plan)
   return ray_caster.convex_body(
     faces,
     (0, 0, (bottom + belt) / 2),
@@ -104,6 +102,7 @@ def _cabin(
       ((0, side, 0.28), (0, side * (half - 0.012), belt)),
       ((0, side * 0.6, 1), (0, side * half * 0.72, top)),
     ]
+  faces += _corners(plan)
   shape = ray_caster.convex_body(
     faces,
     ((rear + foot) / 2, 0, belt),
@@ -148,7 +147,7 @@ def _windshield(plan: plans.Plan) -> list[ray_caster.ConvexBody]:
   """That of an open car, and a bar behind the seats."""
   foot = plan.cabin_front[0]
   height = 0.8 * (plan.top - plan.belt)
-  back = foot - plan.rake * height
+  back = foot - 0.5 * plan.rake * height
   half = plan.half - 0.02
   glass = ray_caster.convex_body(
     [
@@ -180,8 +179,8 @@ def _cockpit(plan: plans.Plan) -> list[ray_caster.ConvexBody]:
       (door + 0.01, 0, belt + 0.02), (0.018, 0.016, 0.02), plan.seats, 0.012
     ),
     _box(
-      (door - 0.08, 0, belt + height / 2),
-      (0.06, 0.3 * half, height / 2),
+      (door - 0.08, 0, belt + height / 2 - 0.01),
+      (0.06, 0.3 * half, height / 2 + 0.01),
       plan.paint,
       0.01,
     ),
@@ -238,22 +237,31 @@ def _fenders(
 
 def _trim(plan: plans.Plan) -> list[ray_caster.ConvexBody]:
   """Mirrors, rails, bumpers, skirts, splitter and scoop, as the plan has."""
+  if plan.style == "formula":
+    return []
   half, belt, bottom = plan.half, plan.belt, plan.bottom
   middle = sum(plan.wheel_x) / 2
   between = (plan.wheel_x[0] - plan.wheel_x[1]) / 2 - 1.2 * plan.wheel_radius
   parts = []
-  if plan.style != "formula":
-    for side in (1, -1):
-      centre = (plan.hood_end - 0.02, side * (half + 0.012), belt + 0.022)
-      parts.append(_box(centre, (0.012, 0.016, 0.012), plan.second))
+  for side in (1, -1):
+    x = plan.hood_end - 0.02
+    stem = (x, side * (half - 0.018), belt + 0.004)
+    parts += [
+      _box(
+        (x, side * (half + 0.012), belt + 0.022),
+        (0.012, 0.016, 0.012),
+        plan.second,
+      ),
+      _box(stem, (0.006, 0.022, 0.018), plan.second),
+    ]
   if plan.rails:
     head = plan.cabin_front[1]
     size = (abs(head - plan.cabin_rear) * 0.35, 0.008, 0.008)
     for side in (1, -1):
       centre = (
         (head + plan.cabin_rear) / 2,
-        side * half * 0.66,
-        plan.top + 0.006,
+        side * half * 0.6,
+        plan.top + 0.002,
       )
       parts.append(_box(centre, size, plans.DARK))
   if plan.bumpers:
@@ -271,12 +279,10 @@ def _trim(plan: plans.Plan) -> list[ray_caster.ConvexBody]:
     centre = (plan.front - 0.02, 0, bottom + 0.004)
     parts.append(_box(centre, (0.03, 1.1 * plan.end_half, 0.006), plan.second))
   if plan.scoop:
-    centre = (
-      (plan.hood_end + plan.front) / 2 - 0.02,
-      0,
-      belt - 0.3 * plan.nose_drop,
-    )
-    parts.append(_box(centre, (0.045, 0.2 * half, 0.016), plan.paint, 0.008))
+    x = (plan.hood_end + plan.front) / 2 - 0.02
+    share = (x - plan.hood_end) / (plan.front - plan.hood_end)
+    centre = (x, 0, belt - share * plan.nose_drop - 0.004)
+    parts.append(_box(centre, (0.045, 0.2 * half, 0.022), plan.paint, 0.008))
   return parts
 
 
@@ -285,21 +291,37 @@ def _wing(plan: plans.Plan) -> list[ray_caster.ConvexBody]:
   has one in front too."""
   if not plan.wing_height:
     return []
-  half, rear = 0.88 * plan.half, plan.rear + 0.03
-  height = plan.belt - plan.tail_drop + plan.wing_height
-  chord = 0.018 + 0.25 * plan.wing_height
+  half, rise = 0.88 * plan.half, plan.wing_height
+  height = plan.belt - plan.tail_drop + rise
+  chord = 0.018 + 0.25 * rise
+  rear = plan.rear + 1.2 * chord
+  apart = (0.25 if plan.style == "formula" else 0.5) * plan.hull_half
   parts = [_box((rear, 0, height), (chord, half, 0.006), plan.second)]
   for side in (1, -1):
-    post = (rear, side * 0.5 * half, height - plan.wing_height / 2)
-    size = (0.010, 0.007, plan.wing_height / 2 + 0.01)
-    parts.append(_box(post, size, plans.DARK))
-    if plan.wing_height > 0.045:
+    # The posts reach into the trunk.
+    post = (
+      rear,
+      side * apart,
+      height - rise / 2 - 0.015,
+    )
+    parts.append(_box(post, (0.010, 0.007, rise / 2 + 0.025), plans.DARK))
+    if rise > 0.045:
       plate = (rear, side * half, height)
       parts.append(_box(plate, (1.2 * chord, 0.004, 0.018), plan.second))
   if plan.style == "formula":
-    nose = (plan.front - 0.01, 0, plan.bottom + 0.012)
+    nose = (plan.front - 0.026, 0, plan.bottom + 0.012)
     parts.append(_box(nose, (0.026, 0.95 * plan.half, 0.005), plan.second))
   return parts
+
+
+def _corners(plan: plans.Plan):
+  """Upright faces that cut the four corners of the car."""
+  half = plan.hull_half
+  return [
+    ((end, side * 0.8, 0), (x - end * plan.corner_cut, side * half, 0))
+    for end, x in ((1, plan.front), (-1, plan.rear))
+    for side in (1, -1)
+  ]
 
 
 def _box(centre, half_sizes, colour, rounding=0.0) -> ray_caster.ConvexBody:

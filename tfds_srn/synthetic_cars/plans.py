@@ -9,7 +9,13 @@ DARK = np.array([0.06, 0.06, 0.07])
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """Fractions of the car's length or height: (low, high) of a uniform draw."""
+  """Ranges (low, high) of uniform draws, and how often it is seen.
+
+  Hood, trunk, height, width, wheel radius and rounding are fractions of the
+  car's length; the belt line is one of the body's height.
+  """
+
+  share: float
 
   hood: tuple[float, float]
   trunk: tuple[float, float]
@@ -23,52 +29,61 @@ class Style:
 
 
 STYLES = {
-  "sedan": Style((0.24, 0.30), (0.12, 0.18), (0.27, 0.31), (0.52, 0.58), 0.55),
+  "sedan": Style(
+    5.0, (0.24, 0.30), (0.12, 0.18), (0.27, 0.31), (0.52, 0.58), 1.1
+  ),
   "coupe": Style(
-    (0.30, 0.37), (0.08, 0.15), (0.22, 0.26), (0.52, 0.58), 0.75, wing=0.3
+    4.0, (0.30, 0.37), (0.08, 0.15), (0.22, 0.26), (0.52, 0.58), 1.5, wing=0.3
   ),
   "hatchback": Style(
-    (0.22, 0.27), (0.0, 0.03), (0.29, 0.34), (0.50, 0.56), 0.35
+    4.0, (0.22, 0.27), (0.0, 0.03), (0.29, 0.34), (0.50, 0.56), 0.7
   ),
-  "wagon": Style((0.24, 0.29), (0.0, 0.03), (0.27, 0.31), (0.52, 0.58), 0.50),
-  "suv": Style((0.22, 0.27), (0.0, 0.03), (0.34, 0.39), (0.52, 0.58), 0.25),
-  "van": Style((0.05, 0.11), (0.0, 0.02), (0.36, 0.42), (0.46, 0.52), 0.22),
-  "pickup": Style((0.24, 0.29), (0.34, 0.40), (0.31, 0.36), (0.54, 0.60), 0.30),
+  "wagon": Style(
+    3.0, (0.24, 0.29), (0.0, 0.03), (0.27, 0.31), (0.52, 0.58), 1.0
+  ),
+  "suv": Style(4.0, (0.22, 0.27), (0.0, 0.03), (0.34, 0.39), (0.52, 0.58), 0.5),
+  "van": Style(
+    2.5, (0.05, 0.11), (0.0, 0.02), (0.36, 0.42), (0.46, 0.52), 0.44
+  ),
+  "pickup": Style(
+    2.5, (0.24, 0.29), (0.34, 0.40), (0.31, 0.36), (0.54, 0.60), 0.6
+  ),
   "beetle": Style(
+    1.5,
     (0.20, 0.26),
     (0.06, 0.12),
     (0.32, 0.37),
     (0.46, 0.54),
-    0.45,
+    0.9,
     rounding=(0.05, 0.07),
   ),
   "roadster": Style(
-    (0.32, 0.38), (0.14, 0.22), (0.24, 0.27), (0.58, 0.64), 0.70
+    1.5, (0.32, 0.38), (0.14, 0.22), (0.24, 0.27), (0.58, 0.64), 1.4
   ),
   "racer": Style(
+    4.0,
     (0.28, 0.38),
     (0.12, 0.24),
     (0.22, 0.27),
     (0.50, 0.58),
-    0.85,
+    1.7,
     width=(0.42, 0.48),
     wheel=(0.066, 0.078),
     rounding=(0.02, 0.05),
     wing=0.8,
   ),
   "formula": Style(
+    1.0,
     (0.38, 0.46),
     (0.26, 0.34),
     (0.20, 0.24),
     (0.50, 0.58),
-    0.70,
+    1.4,
     width=(0.38, 0.44),
     wheel=(0.066, 0.076),
     wing=1.0,
   ),
 }
-# Cars like those of SRN's set are most; the last two are rare there.
-_SHARES = np.array([5, 4, 4, 3, 4, 2.5, 2.5, 1.5, 1.5, 4, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +148,8 @@ class Plan:
   @property
   def cabin_front(self) -> tuple[float, float]:
     """x of the windshield's foot and head."""
-    foot = self.hood_end + 0.02
-    return foot, foot - self.rake * (self.top - self.belt) * 2
+    foot = self.hood_end + min(0.02, 0.2 * (self.front - self.hood_end))
+    return foot, foot - self.rake * (self.top - self.belt)
 
   @property
   def cabin_rear(self) -> float:
@@ -153,10 +168,13 @@ class Plan:
 
 def draw_plan(rng: np.random.Generator) -> Plan:
   """Draws a car."""
-  name = str(rng.choice(list(STYLES), p=_SHARES / _SHARES.sum()))
+  shares = np.array([style.share for style in STYLES.values()])
+  name = str(rng.choice(list(STYLES), p=shares / shares.sum()))
   style = STYLES[name]
   length = rng.uniform(0.76, 0.92)
   width = length * rng.uniform(*style.width)
+  # Mirrors and fenders stand out, and all stays within 0.5 of the middle.
+  length *= min(1.0, 0.93 / np.hypot(length, width + 0.05))
   top = length * rng.uniform(*style.height) / 2
   radius = length * rng.uniform(*style.wheel)
   bottom = -top + radius * rng.uniform(0.45, 0.85)
@@ -179,7 +197,7 @@ def draw_plan(rng: np.random.Generator) -> Plan:
     corner_cut=rng.uniform(0.03, 0.09),
     rounding=length * rng.uniform(*style.rounding),
     rake=style.rake * rng.uniform(0.85, 1.15),
-    rear_rake=style.rake * rng.uniform(0.4, 1.5),
+    rear_rake=style.rake * rng.uniform(0.2, 0.75),
     wheel_radius=radius,
     wheel_width=0.038 if name == "formula" else rng.uniform(0.022, 0.032),
     wheel_x=(

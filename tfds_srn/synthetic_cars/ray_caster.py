@@ -167,7 +167,8 @@ def render_view(
 def trace(solid: Solid, origin, directions) -> tuple[np.ndarray, np.ndarray]:
   """Nearest hit of each ray: its parameter [n] (inf: none), colour [n,3].
 
-  Glass counts as a hit; its colour is mixed with that of what lies behind.
+  Glass counts as a hit; its colour is mixed with that of what lies behind, of
+  which other glass is opaque, and the frame from inside is not lit.
   """
   after = np.zeros(len(directions), np.float32)
   nearest, colour, glass = _first_hits(solid, origin, directions, after, ())
