@@ -9,6 +9,7 @@ body of a loop once; GB moved is `genvs_jax/aot/traffic.py`'s.
 """
 
 import dataclasses
+import functools
 import importlib
 import time
 
@@ -76,7 +77,7 @@ def shapes(config, model: pipeline.Model, scenes: int) -> tuple:
   )
   views, size = config.model.input_views, model.image_size
   volumes = jax.eval_shape(
-    model.encoder.apply,
+    functools.partial(model.encoder.apply, train=False),
     variables["encoder"],
     jax.ShapeDtypeStruct((scenes * views, size, size, 3), jnp.float32),
   )

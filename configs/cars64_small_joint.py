@@ -1,4 +1,4 @@
-"""Goes on from `cars64_small` with all parts together, for as long as you like.
+"""Goes on from `cars64_small` with all parts together: 20,000 steps, or more.
 
   python launch.py --config=cars64_small_joint --workdir=DIR2 \
     --config.init_from.encoder=DIR --config.init_from.field=DIR \
@@ -12,8 +12,8 @@ from configs import cars64_small
 
 def get_config():
   config = cars64_small.get_config()
-  # No stages: the renderer learns from both losses, a quarter of the gradient
-  # from the denoiser's.
+  # No stages: encoder and field learn from the RGB loss and from a quarter of
+  # the denoiser's gradient.
   config.train.one_view_steps = 0
   config.train.render_steps = 0
   config.train.steps = 20_000

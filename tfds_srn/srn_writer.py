@@ -33,7 +33,6 @@ def write_scene(
   size: int,
   focal: float,
   packaging: str = "pixelnerf",
-  with_depth: bool = True,
   notes: dict[str, Any] | None = None,
 ) -> None:
   """Writes one scene, replacing what is there; it appears when it is whole.
@@ -47,14 +46,13 @@ def write_scene(
     focal: in pixels; the principal point is the middle.
     packaging: "pixelnerf" (one intrinsics.txt) or "srn" (one 3x3 matrix per
       view).
-    with_depth: write depth maps too.
     notes: what else is known of the object, for object.json.
   """
   folder = pathlib.Path(folder)
   # Two commands that write the same scene do not meet.
   unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
   shutil.rmtree(unfinished, ignore_errors=True)
-  for name in ("rgb", "pose") + (("depth",) if with_depth else ()):
+  for name in ("rgb", "pose", "depth"):
     (unfinished / name).mkdir(parents=True)
   for i, (pose, (image, depth)) in enumerate(zip(poses, views, strict=True)):
     Image.fromarray((image * 255 + 0.5).astype(np.uint8)).save(
@@ -63,10 +61,9 @@ def write_scene(
     (unfinished / "pose" / f"{i:06d}.txt").write_text(
       " ".join(repr(float(v)) for v in pose.ravel()) + "\n"
     )
-    if with_depth:
-      Image.fromarray((depth * DEPTH_UNITS + 0.5).astype(np.uint16)).save(
-        unfinished / "depth" / f"{i:06d}.png"
-      )
+    Image.fromarray((depth * DEPTH_UNITS + 0.5).astype(np.uint16)).save(
+      unfinished / "depth" / f"{i:06d}.png"
+    )
   _write_intrinsics(unfinished, size, focal, len(poses), packaging)
   if notes is not None:
     (unfinished / "object.json").write_text(f"{json.dumps(notes, indent=1)}\n")

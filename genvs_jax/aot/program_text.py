@@ -28,12 +28,13 @@ _BYTES = {
 # Names of arrays that are there already, or of several.
 _NO_BUFFER = (
   *("parameter", "tuple", "get-tuple-element", "bitcast", "while"),
-  *("conditional", "constant", "copy-done", "async-done"),
+  *("conditional", "constant"),
 )
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+_INSTRUCTION = re.compile(
+  r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:, (.*))?$"
+)
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 
 
@@ -54,55 +55,118 @@ class Array(NamedTuple):
   bytes: int
   padded_bytes: int
 
+  @property
+  def on_chip(self) -> bool:
+    """Whether it lies in the chip's own fast memory."""
+    return "S(1)" in self.layout
+
 
 class Instruction(NamedTuple):
-  """An instruction that has a result of its own.
+  """A line of a program.
 
   Attributes:
     opcode: such as fusion or all-reduce-start.
     arrays: of its result, several for a tuple.
-    source: JAX's name of what it computes; "" if unknown.
+    operands: names of instructions, or a constant's value or a parameter's
+      number.
+    attributes: the rest of the line.
   """
 
   opcode: str
   arrays: tuple[Array, ...]
-  source: str
+  operands: tuple[str, ...]
+  attributes: str
+
+  @property
+  def source(self) -> str:
+    """JAX's name of what it computes; "" if unknown."""
+    match = re.search(r'op_name="([^"]*)"', self.attributes)
+    return match[1] if match else ""
+
+  def called(self, *attributes: str) -> list[str]:
+    """The computations that attributes such as body name."""
+    names = []
+    for attribute in attributes:
+      for text in re.findall(
+        rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes
+      ):
+        names += re.findall(r"[\w.\-]+", text)
+    return names
+
+
+Computation = dict[str, Instruction]
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+  """The computations of a program by name, and the name of its entry.
+
+  Args:
+    text: `compiled.as_text()`; "" gives none, and "".
+  """
+  computations: dict[str, Computation] = {}
+  entry, current = "", {}
+  for line in text.splitlines():
+    head = _COMPUTATION.match(line)
+    if head:
+      current = computations[head[1]] = {}
+      entry = head[1] if line.startswith("ENTRY") else entry
+      continue
+    match = _INSTRUCTION.match(line)
+    if match:
+      name, result, opcode, operands, attributes = match.groups()
+      # Operands may have their types before their names.
+      names = re.sub(r"/\*.*?\*/|\w+\[[\d,]*\](\{[^}]*\})?", "", operands)
+      current[name] = Instruction(
+        opcode,
+        tuple(_arrays(result)),
+        tuple(re.findall(r"[\w.\-]+", names)),
+        attributes or "",
+      )
+  return computations, entry
 
 
 def instructions(text: str) -> Iterator[Instruction]:
   """The instructions of a program, those inside of fusions left out.
 
   Args:
-    text: `compiled.as_text()`.
+    text: see `parse`.
   """
-  inside = set(_CALLED.findall(text))  # of fusions and reductions
-  computation = ""
-  for line in text.splitlines():
-    head = COMPUTATION.match(line)
-    if head:
-      computation = head[1]
-      continue
-    match = _INSTRUCTION.match(line)
-    if match is None or computation in inside:
-      continue
-    source = re.search(r'op_name="([^"]*)"', line)
-    arrays = tuple(result_arrays(match[1]))
-    yield Instruction(match[2], arrays, source[1] if source else "")
+  computations, _ = parse(text)
+  inside: set[str] = set()  # of fusions and reductions
+  for computation in computations.values():
+    for instruction in computation.values():
+      inside.update(instruction.called("calls"))
+      if instruction.opcode != "call":
+        inside.update(instruction.called("to_apply"))
+  for name, computation in computations.items():
+    if name not in inside:
+      yield from computation.values()
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
   """What a program sends between devices: {kind: {"count", "bytes"}} of the
   results on each device."""
   rows: dict[str, dict[str, int]] = {}
-  for opcode, arrays, _ in instructions(text):
-    kind = opcode.removesuffix("-start")
+  for instruction in instructions(text):
+    kind = instruction.opcode.removesuffix("-start")
     if kind in COLLECTIVES:
-      # An asynchronous one has its operands in its result, too.
-      half = len(arrays) // 2 if opcode != kind and len(arrays) > 1 else 0
       row = rows.setdefault(kind, {"count": 0, "bytes": 0})
       row["count"] += 1
-      row["bytes"] += sum(array.bytes for array in arrays[half:])
+      row["bytes"] += sum(array.bytes for array in results(instruction))
   return rows
+
+
+def results(instruction: Instruction) -> tuple[Array, ...]:
+  """The arrays that an instruction makes.
+
+  The result of an asynchronous one has its operands in front and may have
+  counters behind; that of all-reduce-start has neither.
+  """
+  opcode, arrays = instruction.opcode, instruction.arrays
+  if not opcode.endswith("-start") or opcode == "all-reduce-start":
+    return arrays
+  arrays = tuple(a for a in arrays if not (a.dtype == "u32" and not a.shape))
+  return arrays[len(arrays) // 2 :]
 
 
 def largest_buffers(text: str, count: int = 10) -> list[dict]:
@@ -113,11 +177,12 @@ def largest_buffers(text: str, count: int = 10) -> list[dict]:
     count: how many; those of one shape and source are one.
   """
   rows: dict[tuple, dict] = {}
-  for opcode, arrays, source in instructions(text):
-    if opcode in _NO_BUFFER:
+  for instruction in instructions(text):
+    opcode, source = instruction.opcode, instruction.source
+    if opcode in _NO_BUFFER or opcode.endswith("-done"):
       continue
-    for array in arrays:
-      if "S(1)" in array.layout:  # in the chip's own fast memory
+    for array in results(instruction):
+      if array.on_chip:
         continue
       key = array.dtype, array.shape, array.layout, source
       row = {
@@ -134,7 +199,7 @@ def largest_buffers(text: str, count: int = 10) -> list[dict]:
   return ordered[:count]
 
 
-def result_arrays(text: str) -> Iterator[Array]:
+def _arrays(text: str) -> Iterator[Array]:
   """The arrays of an instruction's result, in XLA's notation."""
   for dtype, sides, order, tiles in _ARRAY.findall(text):
     if dtype not in _BYTES:

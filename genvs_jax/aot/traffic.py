@@ -2,16 +2,19 @@
 
 XLA's own count takes the body of a loop once; here it counts as often as it
 runs. An instruction reads its operands and writes its result, in their layouts
-with padding; what a fusion computes on the way stays on the chip. Of an operand
-that is only gathered or sliced from, the rows that are read count.
+with padding; what a fusion computes on the way stays on the chip, and so do
+arrays in the chip's own memory. Of an operand that is only gathered or sliced
+from, the rows that are read count, and of one that is updated in place, the
+part that is new.
 """
 
 import collections
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from genvs_jax.aot import program_text
+from genvs_jax.aot.program_text import Computation
+from genvs_jax.aot.program_text import Instruction
 
 # Kinds in the order in which they name a fusion that holds several.
 KINDS = {
@@ -20,38 +23,18 @@ KINDS = {
   "scatter": ("scatter",),
   "sort": ("sort",),
   "sums": ("reduce", "reduce-window"),
-  "copies": ("copy", "copy-start", "transpose", "concatenate", "reshape"),
+  "copies": ("copy", "transpose", "concatenate", "reshape"),
   "collectives": program_text.COLLECTIVES,
 }
 OTHER = "elementwise"
 # They move nothing, or what they call does.
 _FREE = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
-  *("while", "conditional", "call", "copy-done", "async-done", "after-all"),
-  *("opt-barrier", "partition-id", "iota"),
+  *("after-all", "opt-barrier", "partition-id"),
 }
 _SLICES = ("gather", "dynamic-slice", "slice")
-_LINE = re.compile(
-  r"\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:, (.*))?$"
-)
+_UPDATE = "dynamic-update-slice"
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
-
-
-class Instruction(NamedTuple):
-  """A line of a program: its result, operands by name, and the rest of it."""
-
-  opcode: str
-  bytes: int
-  operands: tuple[str, ...]
-  rest: str
-
-  def called(self, attribute: str) -> str:
-    """The computation that an attribute such as body names; "" if none."""
-    match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
-    return match[1] if match else ""
-
-
-Computation = dict[str, Instruction]
 
 
 def by_kind(text: str) -> dict[str, int]:
@@ -60,103 +43,139 @@ def by_kind(text: str) -> dict[str, int]:
   Args:
     text: `compiled.as_text()`.
   """
-  computations, entry = parse(text)
-  total: dict[str, int] = collections.Counter()
+  computations, entry = program_text.parse(text)
 
-  def add(name: str, times: int) -> None:
-    computation = computations[name]
+  def count(name: str) -> collections.Counter[str]:
+    total: collections.Counter[str] = collections.Counter()
+    computation = computations.get(name, {})
     for instruction in computation.values():
-      if instruction.opcode == "while":
-        trips = times * _trips(instruction, computations)
-        add(instruction.called("body"), trips)
-      elif instruction.opcode == "call":
-        add(instruction.called("to_apply"), times)
-      elif instruction.opcode not in _FREE:
-        kind, moved = _moved(instruction, computation, computations)
-        total[kind] += times * moved
+      opcode = instruction.opcode
+      if opcode == "while":
+        trips = _trips(instruction, computations)
+        for body in instruction.called("body"):
+          for kind, moved in count(body).items():
+            total[kind] += trips * moved
+      elif opcode == "conditional":  # the branch that moves the most
+        branches = instruction.called(
+          "true_computation", "false_computation", "branch_computations"
+        )
+        total += max(map(count, branches), key=lambda c: c.total())
+      elif opcode == "call":
+        for called in instruction.called("to_apply"):
+          total += count(called)
+      elif opcode not in _FREE and not opcode.endswith("-done"):
+        inside = _fused(instruction, computations)
+        moved = _moved(instruction, computation, inside)
+        total[_kind(instruction, inside, computations)] += moved
+    return total
 
-  add(entry, 1)
-  return dict(sorted(total.items(), key=lambda item: -item[1]))
-
-
-def parse(text: str) -> tuple[dict[str, Computation], str]:
-  """The computations of a program by name, and the name of its entry."""
-  computations: dict[str, Computation] = {}
-  entry, current = "", {}
-  for line in text.splitlines():
-    head = program_text.COMPUTATION.match(line)
-    if head:
-      current = computations[head[1]] = {}
-      entry = head[1] if line.startswith("ENTRY") else entry
-      continue
-    match = _LINE.match(line)
-    if match:
-      _, name, result, opcode, operands, rest = match.groups()
-      size = sum(a.padded_bytes for a in program_text.result_arrays(result))
-      names = tuple(re.findall(r"%([\w.\-]+)", operands))
-      if opcode in ("parameter", "constant"):  # a number in their place
-        rest = operands
-      current[name] = Instruction(opcode, size, names, rest or "")
-  return computations, entry
+  return dict(count(entry).most_common())
 
 
 def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
   """How often a loop runs; once if that is not known."""
-  match = _TRIPS.search(loop.rest)
+  match = _TRIPS.search(loop.attributes)
   if match:
     return int(match[1])
   # A counter that is compared with a constant, from 0.
-  text = computations[loop.called("condition")]
-  limits = [i for i in text.values() if i.opcode == "constant"]
-  return int(limits[0].rest) if len(limits) == 1 and limits[0].rest else 1
+  limits = [
+    instruction.operands[0]
+    for name in loop.called("condition")
+    for instruction in computations[name].values()
+    if instruction.opcode == "constant" and instruction.operands
+  ]
+  is_known = len(limits) == 1 and limits[0].isdecimal()
+  return int(limits[0]) if is_known else 1
+
+
+def _fused(
+  instruction: Instruction, computations: dict[str, Computation]
+) -> Computation:
+  """What a fusion computes; nothing for another instruction."""
+  names = instruction.called("calls")
+  return computations[names[0]] if names else {}
 
 
 def _moved(
+  instruction: Instruction, computation: Computation, inside: Computation
+) -> int:
+  """Bytes that an instruction reads and writes."""
+  makes = sum(_size(array) for array in program_text.results(instruction))
+  reads = 0
+  for name in dict.fromkeys(instruction.operands):
+    if name not in computation:
+      continue
+    whole = _sizes(computation, name)
+    if inside:
+      numbers = [i for i, x in enumerate(instruction.operands) if x == name]
+      read = sum(_read_by_fusion(inside, str(i), whole) for i in numbers)
+      whole = min(whole, read)
+    elif name == instruction.operands[0]:
+      if instruction.opcode in _SLICES:
+        whole = min(whole, makes)
+      elif instruction.opcode == _UPDATE:
+        whole = 0
+    reads += whole
+  # An update in place makes the new part alone.
+  if instruction.opcode == _UPDATE:
+    makes = _sizes(computation, instruction.operands[1])
+  for update in inside.values():
+    if update.opcode == _UPDATE:
+      array = sum(_size(a) for a in update.arrays)
+      makes -= array - _sizes(inside, update.operands[1])
+  return reads + max(makes, 0)
+
+
+def _read_by_fusion(inside: Computation, number: str, whole: int) -> int:
+  """Bytes of an operand that what a fusion computes reads."""
+  names = [
+    name
+    for name, instruction in inside.items()
+    if instruction.opcode == "parameter" and instruction.operands == (number,)
+  ]
+  reads = 0
+  for user, name in _users(inside, names):
+    is_first = user.operands[0] == name
+    if user.opcode in _SLICES and is_first:
+      reads += sum(_size(array) for array in user.arrays)
+    elif not (user.opcode == _UPDATE and is_first):
+      return whole
+  return reads
+
+
+def _users(
+  computation: Computation, names: list[str]
+) -> Iterator[tuple[Instruction, str]]:
+  """Instructions that use some others, also under another shape."""
+  for name in names:  # grows by bitcasts
+    for other, instruction in computation.items():
+      if name in instruction.operands:
+        if instruction.opcode == "bitcast":
+          names.append(other)
+        else:
+          yield instruction, name
+
+
+def _kind(
   instruction: Instruction,
-  computation: Computation,
+  inside: Computation,
   computations: dict[str, Computation],
-) -> tuple[str, int]:
-  """The kind of an instruction, and the bytes that it reads and writes."""
-  inner = computations.get(instruction.called("calls"), {})
-  inside = [i.opcode for i in inner.values()] or [instruction.opcode]
-  read = 0
-  for number, name in enumerate(instruction.operands):
-    source = computation.get(name)
-    whole = source.bytes if source else 0
-    read += min(whole, _read_of_parameter(inner, number, whole))
-  if instruction.opcode in _SLICES:
-    read = min(read, 2 * instruction.bytes)
-  written = instruction.bytes
-  # An update in place writes the new part alone.
-  for update in inner.values():
-    if update.opcode == "dynamic-update-slice":
-      part = inner[update.operands[1]].bytes
-      written = min(written, 2 * part)
-      read = min(read, 2 * part)
-  return _kind(inside), read + written
-
-
-def _read_of_parameter(inner: Computation, number: int, whole: int) -> int:
-  """Bytes of a fusion's operand that its users inside read."""
-  name = next(
-    (
-      name
-      for name, i in inner.items()
-      if i.opcode == "parameter" and i.rest == str(number)
-    ),
-    None,
-  )
-  users = [i for i in inner.values() if name in i.operands]
-  if not users or not all(
-    user.opcode in _SLICES and user.operands[0] == name for user in users
-  ):
-    return whole
-  return sum(user.bytes for user in users)
-
-
-def _kind(opcodes: Iterable[str]) -> str:
-  found = {opcode.removesuffix("-start") for opcode in opcodes}
+) -> str:
+  """The kind of an instruction, a fusion's by all that it computes."""
+  opcodes, pending = {instruction.opcode.removesuffix("-start")}, [inside]
+  for computation in pending:
+    for inner in computation.values():
+      opcodes.add(inner.opcode)
+      pending.append(_fused(inner, computations))
   for kind, members in KINDS.items():
-    if found & set(members):
+    if opcodes & set(members):
       return kind
   return OTHER
+
+
+def _sizes(computation: Computation, name: str) -> int:
+  return sum(_size(array) for array in computation[name].arrays)
+
+
+def _size(array: program_text.Array) -> int:
+  return 0 if array.on_chip else array.padded_bytes

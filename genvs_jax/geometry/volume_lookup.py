@@ -2,9 +2,9 @@
 
 `corners` reads the eight voxels around a point one by one, 16 channels each.
 `blocks` reads rows as wide as a TPU's registers: several depth planes of a
-column of the volume at once, of which the weights leave two. On a TPU it moves
-a twentieth of the bytes; CPUs and GPUs, which read short rows well, would move
-more.
+column of the volume at once, of which the weights leave two. CPUs and GPUs,
+which read short rows well, would read four times as much. `docs/tpu.md` has
+what either form costs on a TPU.
 """
 
 import functools
@@ -26,8 +26,9 @@ def trilinear_lookup(
     volume: [H,W,D,C], two or more voxels along each axis.
     uvw: [P,3] in [-1,1], over columns, rows and depth planes.
     align_corners: whether -1 and 1 are voxel centres or outer faces.
-    form: one of `FORMS`, which differ by rounding alone; "auto" takes that of
-      the platform that the program is compiled for.
+    form: one of `FORMS`, whose values and gradients by the volume differ by
+      rounding alone; "auto" takes that of the platform that the program is
+      compiled for.
 
   Returns:
     [P,C] in the volume's dtype.
@@ -44,7 +45,7 @@ def trilinear_lookup(
   }
   if form != "auto":
     return by_form[form](volume, uvw)
-  # The one place that chooses.
+  # The one place that chooses by the platform.
   return jax.lax.platform_dependent(
     volume, uvw, tpu=by_form["blocks"], default=by_form["corners"]
   )
@@ -115,6 +116,12 @@ def _read_blocks(volume: jax.Array, uvw: jax.Array, align_corners: bool):
   block = first_plane // (planes - 1)
   start = jnp.minimum(block * (planes - 1), depth - planes)
 
+  # The weights of the planes, channels side by side, and stacked unit matrices
+  # for the sum over planes as a product.
+  of_lane = jnp.arange(planes * channels) // channels
+  plane_weight = _hat((plane - start)[:, None], of_lane)
+  over_planes = jnp.tile(jnp.eye(channels, dtype=dtype), (planes, 1))
+
   # One after another, and read again for gradients: a program with one gather
   # and one scatter, and memory for the rows of one corner.
   @jax.checkpoint
@@ -124,17 +131,13 @@ def _read_blocks(volume: jax.Array, uvw: jax.Array, align_corners: bool):
     values = table.at[(at_row * width + at_column) * blocks + block].get(
       mode="promise_in_bounds"
     )
-    return total + values * weight[:, None], None
+    values = values * (weight[:, None] * plane_weight)
+    highest = jax.lax.Precision.HIGHEST
+    return total + jnp.dot(values, over_planes, precision=highest), None
 
   total, _ = jax.lax.scan(
     add_corner,
-    jnp.zeros((len(uvw), planes * channels), dtype),
+    jnp.zeros((len(uvw), channels), dtype),
     jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]]),
   )
-  # The weights of the planes, channels side by side, then the sum over planes
-  # as a product with stacked unit matrices.
-  of_lane = jnp.arange(planes * channels) // channels
-  total *= _hat((plane - start)[:, None], of_lane)
-  over_planes = jnp.tile(jnp.eye(channels, dtype=dtype), (planes, 1))
-  summed = jnp.dot(total, over_planes, precision=jax.lax.Precision.HIGHEST)
-  return summed.astype(volume.dtype)
+  return total.astype(volume.dtype)

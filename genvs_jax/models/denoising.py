@@ -62,7 +62,8 @@ def base_image(
 def null_features(
   model: pipeline.Model, keys: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
-  """Noise in place of features [B,H,W,F]: the denoiser then draws any object.
+  """Noise in place of [B,H,W,F+G] that the denoiser is conditioned on: it then
+  draws any object.
 
   Unit Gaussian noise, as in the paper, or uniform in [0,1], which the
   reference was trained with; `keys` [B] has one for each image.
@@ -93,6 +94,7 @@ def predict(
     features: [B,H,W,F+G] of `conditioning_image`, or `null_features`.
     augment_labels: [B,9], or None for an image that is not warped.
     dropout_key: trains with dropout if not None.
+    views: encoded input views that it attends to, if the model does.
 
   Returns:
     F [B,H,W,3] and the log-variance [B].

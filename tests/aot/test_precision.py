@@ -28,7 +28,7 @@ CALLS = re.compile(r"(?:to_apply|body|condition|_computations?)=\{?([^\s)}]+)")
 
 def instructions(text: str) -> list[tuple[str, str, str, str]]:
   """(type, opcode, rest, JAX's names of it and of all that call it)."""
-  found, callers, current = [], collections.defaultdict(list), ""
+  rows, callers, current = [], collections.defaultdict(list), ""
   for line in text.splitlines():
     if line.endswith("{") and "=" not in line.split("(")[0]:
       current = line.split()[1 if line.startswith("ENTRY") else 0].strip("%")
@@ -38,7 +38,7 @@ def instructions(text: str) -> list[tuple[str, str, str, str]]:
       callers[called.strip("%,")].append((current, name))
     match = LINE.search(line)
     if match:
-      found.append((current, *match.groups(), name))
+      rows.append((current, *match.groups(), name))
 
   @functools.cache
   def scope(computation: str) -> str:
@@ -48,7 +48,7 @@ def instructions(text: str) -> list[tuple[str, str, str, str]]:
 
   return [
     (kind, opcode, rest, f"{scope(computation)} {name}")
-    for computation, kind, opcode, rest, name in found
+    for computation, kind, opcode, rest, name in rows
   ]
 
 
@@ -77,10 +77,12 @@ def test_networks_multiply_in_bfloat16(lines):
     if is_product(opcode) and NETWORKS.search(name)
   ]
   # By design these stay float32: what noise levels become, and the last layer.
-  kept = re.compile("mapp(er|ing)|augmentation|/output/")
+  float32_layers = re.compile("mapp(er|ing)|augmentation|/output/")
   for part in ("encoder", "denoiser", "RadianceField"):
     kinds = [
-      k for k, name in products if part in name and not kept.search(name)
+      k
+      for k, name in products
+      if part in name and not float32_layers.search(name)
     ]
     assert len(kinds) > 5 and set(kinds) == {"bf16"}, part
 

@@ -314,3 +314,19 @@ def test_networks_multiply_as_the_config_says(variables, precision):
     assert (exact > 0, other > 0) == (
       (True, False) if precision == "highest" else (False, True)
     )
+
+
+def test_the_form_of_the_lookup_is_the_models(variables):
+  """Another program, the same picture."""
+  views = inputs(jnp.ones((2, 2), bool))
+  renders, programs = [], []
+  for form in ("corners", "blocks"):
+    model = dataclasses.replace(MODEL, lookup=form)
+    render = jax.jit(pipeline.render_features, static_argnums=0)
+    renders.append(render(model, variables, views, TARGETS))
+    text = render.lower(model, variables, views, TARGETS).as_text()
+    programs.append(text.count("stablehlo.gather"))
+  assert programs[0] > programs[1] > 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *renders
+  )

@@ -44,7 +44,6 @@ class SceneSpec:
   size: int
   views: int  # 0: the 251-view test spiral
   packaging: str
-  depth: bool = True
   markings: bool = True
 
 
@@ -67,7 +66,6 @@ def write_scene(spec: SceneSpec) -> None:
     size=spec.size,
     focal=pixel_rays.FOCAL_PER_WIDTH * spec.size,
     packaging=spec.packaging,
-    with_depth=spec.depth,
   )
 
 
@@ -120,6 +118,12 @@ def write_scenes(
     "markings": markings,
     "packaging": packaging,
   }
+  unknown = set(counts) - set(cars.SPLITS)
+  if unknown:
+    raise ValueError(
+      f"counts has {', '.join(sorted(unknown))}, expected some of"
+      f" {', '.join(cars.SPLITS)}"
+    )
   marker = root / "synthetic.json"
   if marker.exists():
     earlier = json.loads(marker.read_text())
