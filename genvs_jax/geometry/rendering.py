@@ -302,15 +302,11 @@ def in_chunks(fn: Callable, arrays: tuple, size: int):
 
 def _count(compare, values: jax.Array, limits: jax.Array) -> jax.Array:
   """How many limits [..,L] compare so with each value [..,S], i32 [..,S]."""
-  values, limits = jax.lax.stop_gradient((values, limits))
-
-  # Limit by limit: all at once, it is an array [..,S,L].
-  def add(i, total):
-    limit = jax.lax.dynamic_slice_in_dim(limits, i, 1, -1)
-    return total + compare(values, limit).astype(jnp.int32)
-
-  start = jnp.zeros(values.shape, jnp.int32)
-  return jax.lax.fori_loop(0, limits.shape[-1], add, start)
+  # Limit by limit XLA makes one loop of it; all at once, an array [..,S,L].
+  total = jnp.zeros(values.shape, jnp.int32)
+  for i in range(limits.shape[-1]):
+    total += compare(values, limits[..., i, None]).astype(jnp.int32)
+  return total
 
 
 def _take(values: jax.Array, index: jax.Array) -> jax.Array:
