@@ -59,7 +59,8 @@ def by_kind(text: str) -> dict[str, int]:
         branches = instruction.called(
           "true_computation", "false_computation", "branch_computations"
         )
-        total += max(map(count, branches), key=lambda c: c.total())
+        counts = [count(branch) for branch in branches]
+        total += max(counts, key=lambda c: sum(c.values()))
       elif opcode == "call":
         for called in instruction.called("to_apply"):
           total += count(called)

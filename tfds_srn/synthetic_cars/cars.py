@@ -32,7 +32,7 @@ def sample_car(
   plan = plans.draw_plan(rng)
   marks = markings.draw_markings(rng, plan) if has_markings else []
   bodies = parts.bodies(plan, marks)
-  corners = np.abs([body.box for body in bodies]).max((0, 1))
+  corners = np.abs([body.box for body in bodies if body.box]).max((0, 1))
   wheels = parts.wheels(plan)
   round_parts = np.max(
     [

@@ -43,12 +43,11 @@ class Marking:
 def draw_markings(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
   """Patterns, stripes, numbers and letters; for most cars none."""
   is_racer = plan.style in ("racer", "formula")
-  pattern = rng.choice(
-    [None, _spots, _bands, _split, _patches, _stripes],
-    p=[0.2, 0.1, 0.2, 0.15, 0.15, 0.2]
-    if is_racer
-    else [0.62, 0.04, 0.05, 0.06, 0.05, 0.18],
-  )
+  patterns = (None, _spots, _bands, _split, _patches, _stripes)
+  shares = [0.62, 0.04, 0.05, 0.06, 0.05, 0.18]
+  if is_racer:
+    shares = [0.2, 0.1, 0.2, 0.15, 0.15, 0.2]
+  pattern = patterns[rng.choice(len(patterns), p=shares)]
   markings = [] if pattern is None else [pattern(rng, plan)]
   if rng.random() < 0.2:
     markings += _side_stripes(rng, plan)
@@ -178,6 +177,7 @@ def _letters(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
     height = rng.uniform(0.008, 0.02)
     size = (height * bitmap.shape[1] / 5, height)
     axis = int(rng.choice([0, 1, 1, 2]))
+    sides: tuple[int, ...]
     if axis == 0:
       place, sides = (0.0, rng.uniform(plan.bottom, plan.belt)), (-1,)
     elif axis == 1:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import spatial
 
 from tfds_srn import pixel_rays
@@ -97,7 +98,7 @@ class Solid:
 
 
 def convex_body(
-  faces: Sequence[tuple[Sequence[float], Sequence[float]]],
+  faces: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
   inside: Sequence[float],
   *,
   rounding: float = 0.0,
@@ -241,6 +242,7 @@ def _behind_glass(solid: Solid, body: ConvexBody, origin, directions, enter):
   faces = ways_out.argmin(-1)
   leave = ways_out[np.arange(len(faces)), faces]
   points = origin + leave[:, None] * directions
+  assert body.opacity is not None  # it is glass
   opacity = body.opacity(points, faces)[:, None].astype(np.float32)
   lining = np.where(opacity < 1, 1.0, _LINING) * body.paint(points, faces)
   t, colour, _ = _first_hits(solid, origin, directions, enter, (body,))
