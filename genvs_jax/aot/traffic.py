@@ -60,7 +60,8 @@ def by_kind(text: str) -> dict[str, int]:
           "true_computation", "false_computation", "branch_computations"
         )
         counts = [count(branch) for branch in branches]
-        total += max(counts, key=lambda c: sum(c.values()))
+        counts.sort(key=lambda c: sum(c.values()))
+        total += counts[-1]
       elif opcode == "call":
         for called in instruction.called("to_apply"):
           total += count(called)
