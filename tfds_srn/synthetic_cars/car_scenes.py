@@ -110,7 +110,7 @@ def write_scenes(
     )
   arguments = {
     "generation": GENERATION,
-    "counts": {s: counts.get(s, 0) for s in cars.SPLITS},
+    "counts": _counts_of_splits(counts),
     "size": size,
     "views": views,
     "spiral_splits": list(spiral_splits),
@@ -118,12 +118,6 @@ def write_scenes(
     "markings": markings,
     "packaging": packaging,
   }
-  unknown = set(counts) - set(cars.SPLITS)
-  if unknown:
-    raise ValueError(
-      f"counts has {', '.join(sorted(unknown))}, expected some of"
-      f" {', '.join(cars.SPLITS)}"
-    )
   marker = root / "synthetic.json"
   if marker.exists():
     earlier = json.loads(marker.read_text())
@@ -153,3 +147,13 @@ def write_scenes(
     write_scene, missing, "writing synthetic scenes", processes, progress
   )
   return root
+
+
+def _counts_of_splits(counts: dict[str, int]) -> dict[str, int]:
+  unknown = set(counts) - set(cars.SPLITS)
+  if unknown:
+    raise ValueError(
+      f"counts has {', '.join(sorted(unknown))}, expected some of"
+      f" {', '.join(cars.SPLITS)}"
+    )
+  return {split: counts.get(split, 0) for split in cars.SPLITS}
