@@ -74,20 +74,17 @@ def test_a_symmetric_body_mirrored_is_itself(views):
       faces, None
     ].repeat(3, 1),
   )
-  solid = ray_caster.Solid("box", (body,), (), (0.31, 0.21, 0.11))
-  light = ray_caster._LIGHT.copy()
-  ray_caster._LIGHT[1] = 0  # as symmetric as the box
-  try:
-    images = [
-      ray_caster.render_view(solid, pose, SIZE)[0] for pose in views["poses"]
-    ]
-    box = {**views, "images": (np.stack(images) * 255 + 0.5).astype(np.uint8)}
-    mirrored = scene_augmentation.mirror(box)
-    again = [
-      ray_caster.render_view(solid, pose, SIZE)[0] for pose in mirrored["poses"]
-    ]
-  finally:
-    ray_caster._LIGHT[:] = light
+  # A light as symmetric as the box.
+  light = ray_caster.Light(towards=(0.36, 0.0, 0.93))
+  solid = ray_caster.Solid("box", (body,), (), (0.31, 0.21, 0.11), light)
+  images = [
+    ray_caster.render_view(solid, pose, SIZE)[0] for pose in views["poses"]
+  ]
+  box = {**views, "images": (np.stack(images) * 255 + 0.5).astype(np.uint8)}
+  mirrored = scene_augmentation.mirror(box)
+  again = [
+    ray_caster.render_view(solid, pose, SIZE)[0] for pose in mirrored["poses"]
+  ]
   error = np.abs(mirrored["images"] / 255 - np.stack(again))
   assert error.mean() < 1e-3
 

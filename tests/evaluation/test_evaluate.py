@@ -347,7 +347,9 @@ def test_a_scene_cut_short_is_scored_again(scored, tmp_path):
   path = folder_of(first) / "scenes" / "000001.json"
   path.write_text(path.read_text()[:50])
   again = evaluate.evaluate(config, model, variables, str(tmp_path))
-  assert again["rows"] == first["rows"]
+  # In another batch than before, a sum may end in another last digit.
+  for row, scores in first["rows"].items():
+    assert again["rows"][row] == pytest.approx(scores, rel=1e-6)
 
 
 def test_another_dataset_of_the_name_is_another_evaluation(

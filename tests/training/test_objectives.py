@@ -8,6 +8,7 @@ import pytest
 from genvs_jax.diffusion import edm
 from genvs_jax.images import metrics
 from genvs_jax.models import builders
+from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
@@ -99,7 +100,7 @@ def test_the_denoiser_meets_what_the_render_lacks(debug_config, monkeypatch):
       calls.append((noisy, features))
       return jnp.zeros_like(noisy), jnp.zeros(len(noisy))
 
-    monkeypatch.setattr(pipeline, "predict", predict)
+    monkeypatch.setattr(denoising, "predict", predict)
     rng = np.random.default_rng(0)
     clean = jnp.asarray(rng.uniform(size=(2, 32, 32, 3)))
     features = jnp.asarray(rng.uniform(size=(2, 32, 32, 8)))
