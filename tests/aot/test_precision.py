@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from configs import debug
+from genvs_jax.aot import program_text
 from genvs_jax.models import builders
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
@@ -22,23 +23,18 @@ ARITHMETIC = re.compile(
   r"(add|subtract|multiply|divide|exponential|exponential-minus-one|log|power"
   r"|sqrt|rsqrt|tanh|logistic|reduce|reduce-window)"
 )
-LINE = re.compile(r"= (\w+)\[[\d,]*\]\S* ([a-z\-]+)\((.*)")
-CALLS = re.compile(r"(?:to_apply|body|condition|_computations?)=\{?([^\s)}]+)")
+CALLS = ("to_apply", "body", "condition", "calls", "branch_computations")
+BRANCHES = ("true_computation", "false_computation")
 
 
 def instructions(text: str) -> list[tuple[str, str, str, str]]:
-  """(type, opcode, rest, JAX's names of it and of all that call it)."""
-  rows, callers, current = [], collections.defaultdict(list), ""
-  for line in text.splitlines():
-    if line.endswith("{") and "=" not in line.split("(")[0]:
-      current = line.split()[1 if line.startswith("ENTRY") else 0].strip("%")
-    name = re.search(r'op_name="([^"]*)"', line)
-    name = name[1] if name else ""
-    for called in CALLS.findall(line):
-      callers[called.strip("%,")].append((current, name))
-    match = LINE.search(line)
-    if match:
-      rows.append((current, *match.groups(), name))
+  """(type, opcode, attributes, JAX's names of it and of all that call it)."""
+  computations, _ = program_text.parse(text)
+  callers = collections.defaultdict(list)
+  for computation, lines in computations.items():
+    for line in lines.values():
+      for called in line.called(*CALLS, *BRANCHES):
+        callers[called].append((computation, line.source))
 
   @functools.cache
   def scope(computation: str) -> str:
@@ -47,8 +43,14 @@ def instructions(text: str) -> list[tuple[str, str, str, str]]:
     )
 
   return [
-    (kind, opcode, rest, f"{scope(computation)} {name}")
-    for computation, kind, opcode, rest, name in rows
+    (
+      line.arrays[0].dtype if line.arrays else "",
+      line.opcode,
+      line.attributes,
+      f"{scope(computation)} {line.source}",
+    )
+    for computation, lines in computations.items()
+    for line in lines.values()
   ]
 
 
