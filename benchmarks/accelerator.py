@@ -32,7 +32,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import measuring
-from genvs_jax.runtime import cpu
+from genvs_jax.runtime import platforms
 
 PARTS = ("table", "sweep", "profile", "train")
 PACKAGES = (
@@ -149,7 +149,7 @@ def profile_step(spec: measuring.Spec, folder: str) -> dict:
   from benchmarks import profiling  # noqa: PLC0415
   from benchmarks import programs  # noqa: PLC0415
 
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   program = programs.build(measuring.load_config(spec), spec.program)
   shutil.rmtree(folder, ignore_errors=True)
   result = profiling.record(program.run, program.compiled.as_text(), folder)

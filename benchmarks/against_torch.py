@@ -31,8 +31,8 @@ import numpy as np
 from absl import app
 from absl import flags
 
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
+from genvs_jax.runtime import platforms
 
 ROWS = (
   "encoder",
@@ -272,7 +272,7 @@ def build_ours(row: str, dtype: str):
   from benchmarks import programs  # noqa: PLC0415
   from configs import reference128  # noqa: PLC0415
 
-  cpu.keep_freed_memory()  # as launch.py does
+  platforms.keep_freed_memory()  # as launch.py does
   config = reference128.get_config()
   config.model.dtype = dtype
   config.train.batch_size, config.train.ema = 1, "none"

@@ -1,4 +1,4 @@
-"""Rates of XLA's convolutions and of those in `runtime.cpu`.
+"""Rates of XLA's convolutions and of those in `runtime.platforms`.
 
   python -m benchmarks.convolutions
 
@@ -15,7 +15,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import measuring
-from genvs_jax.runtime import cpu
+from genvs_jax.runtime import platforms
 
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Runs of each, after one more.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Or bfloat16.")
@@ -46,7 +46,7 @@ def main(argv):
   print("|---|---|---|")
   for layer in LAYERS:
     side, size, inputs, outputs = layer
-    ours = cpu.pointwise if size == 1 else cpu.same
+    ours = platforms.pointwise if size == 1 else platforms.same
     cells = [cell(function, layer) for function in (plain, ours)]
     name = f"{size}x{size}, {inputs} to {outputs}, {side}x{side} pixels"
     print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from genvs_jax.data import datasets
-from genvs_jax.runtime import cpu
+from genvs_jax.runtime import platforms
 from genvs_jax.training import loop
 from genvs_jax.training import timing
 from genvs_jax.training import train_step
@@ -43,7 +43,7 @@ def main(argv):
   config.train.image_grid_every = SHEET_EVERY
   config.checkpoint.every = CHECKPOINT_EVERY
   datasets.prepare(config, _WORKDIR.value)
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   if _STUB.value:
     train_step.compile_step = compile_stub
   loop.train_and_evaluate(config, _WORKDIR.value)

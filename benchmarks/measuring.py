@@ -19,8 +19,8 @@ from typing import NamedTuple
 from absl import flags
 
 from genvs_jax.aot import traffic
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
+from genvs_jax.runtime import platforms
 
 DTYPES = ("float32", "bfloat16")
 GRACE = 20  # seconds for what is under way when a time is over
@@ -179,7 +179,7 @@ def measure(spec: Spec, repeats: int, seconds: float) -> dict:
   """
   from benchmarks import programs  # noqa: PLC0415  (JAX only in a child)
 
-  cpu.keep_freed_memory()  # as launch.py does
+  platforms.keep_freed_memory()  # as launch.py does
   begin = time.perf_counter()
   program = programs.build(load_config(spec), spec.program)
   setup = time.perf_counter() - begin - program.compile_seconds
@@ -265,7 +265,7 @@ def measure_peaks(size: int | None) -> dict[str, float]:
   import jax  # noqa: PLC0415  (only in a child)
   import jax.numpy as jnp  # noqa: PLC0415
 
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   size = size or (4096 if jax.default_backend() == "cpu" else 8192)
   result = {}
 

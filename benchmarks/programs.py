@@ -27,8 +27,8 @@ from genvs_jax.geometry import rendering
 from genvs_jax.models import builders
 from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
+from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import startup
@@ -72,7 +72,7 @@ def build(config, name: str) -> Program:
   variables = _init(model, parts)
   if name != part:
     function = _gradient(function)
-  options = cpu.gradient_options(jax.default_backend())
+  options = platforms.gradient_options(jax.default_backend())
   begin = time.perf_counter()
   traced = jax.jit(
     function, compiler_options=options if name != part else None

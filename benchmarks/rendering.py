@@ -34,8 +34,8 @@ from benchmarks import programs
 from configs import cars64
 from genvs_jax.geometry import rendering
 from genvs_jax.geometry import volume_lookup
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import memory
+from genvs_jax.runtime import platforms
 
 PARTS = ("lookup", "passes", "chunks", "storing")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), "What to measure.")
@@ -50,7 +50,7 @@ SIZE, CHANNELS = 64, 16
 
 def main(argv):
   del argv
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n")
   measure = {
     "lookup": measure_lookup,
@@ -76,7 +76,7 @@ def in_turns(runs: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def program(function, *arguments) -> Callable[[], object]:
-  options = cpu.gradient_options(jax.default_backend())
+  options = platforms.gradient_options(jax.default_backend())
   jitted = jax.jit(function, compiler_options=options)
   compiled = jitted.lower(*arguments).compile()
   return lambda: compiled(*arguments)

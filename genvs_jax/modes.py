@@ -161,13 +161,13 @@ def train(command: Command) -> list[str]:
   Raises:
     StoppedError: if SIGTERM or Ctrl-C ended it.
   """
-  from genvs_jax.runtime import cpu  # noqa: PLC0415
+  from genvs_jax.runtime import platforms  # noqa: PLC0415
   from genvs_jax.runtime import processes  # noqa: PLC0415
   from genvs_jax.training import stages  # noqa: PLC0415
 
   config, workdir = command.config, command.workdir
   processes.report_devices()
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   with processes.ending_at_once():
     state, stopped = stages.run(config, workdir)
   if stopped:
@@ -289,11 +289,11 @@ def _load(command: Command):
   from genvs_jax.checkpointing import autoguidance  # noqa: PLC0415
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
   from genvs_jax.models import builders  # noqa: PLC0415
-  from genvs_jax.runtime import cpu  # noqa: PLC0415
+  from genvs_jax.runtime import platforms  # noqa: PLC0415
   from genvs_jax.runtime import processes  # noqa: PLC0415
 
   processes.report_devices()
-  cpu.keep_freed_memory()
+  platforms.keep_freed_memory()
   path = command.checkpoint or command.workdir
   checkpoint = pretrained.load(
     path, command.step, command.config.sampler.params

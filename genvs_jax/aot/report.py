@@ -23,6 +23,7 @@ from genvs_jax.models import builders
 from genvs_jax.runtime import compilation
 from genvs_jax.runtime import files
 from genvs_jax.runtime import memory
+from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
 from genvs_jax.training import startup
@@ -44,7 +45,7 @@ def run(
     config: see `configs/base.py`.
     topology_name: see `topologies.load`.
     workdir: that receives compile.json; "" for none.
-    finds_largest: also find the largest batch whose step fits, by bisection.
+    finds_largest: also find the largest batch whose step fits.
 
   Raises:
     ValueError: for a topology that is not known, or a batch that it cannot
@@ -110,10 +111,10 @@ def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
   )
   everywhere, split = sharding.replicated(mesh), sharding.split_batch(mesh)
   draw = view_synthesis.build_draw(config, model, parts)
-  traced = jax.jit(draw, in_shardings=(everywhere, split, split, split)).trace(
-    variables, *arguments
-  )
+  drawing = jax.jit(draw, in_shardings=(everywhere, split, split, split))
   platform = mesh.devices.flat[0].platform
+  with platforms.programs_for(platform):
+    traced = drawing.trace(variables, *arguments)
   return compilation.compile_traced(traced, platform, "drawing of a frame")
 
 
@@ -154,7 +155,10 @@ def _measured(
 
 
 def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
-  """The largest batch of all devices whose step fits, by bisection.
+  """The largest batch of all devices whose step fits.
+
+  A bracket is narrowed down to one device's example by straight lines: memory
+  grows by about the same with each example, and a step compiles for minutes.
 
   Args:
     config: whose other fields hold.
@@ -162,19 +166,38 @@ def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
     limit: bytes of each.
   """
   unit = mesh.size * config.train.accumulation
+  sizes: list[tuple[int, int]] = []
 
   def fits(units: int) -> bool:
     changed = config.copy_and_resolve_references()
     changed.train.batch_size = units * unit
     logging.info("trying a batch of %d", units * unit)
-    return _measured(lambda: _step(changed, mesh), limit)["fits"]
+    program = _measured(lambda: _step(changed, mesh), limit)
+    if "bytes_per_device" in program:
+      size = program["bytes_per_device"]
+      # Without a batch there is still the state.
+      sizes.append((units, size["total"]))
+      sizes.insert(0, (0, size["arguments"]))
+    return program["fits"]
 
-  low, high = 0, 1  # low fits, high does not
-  while fits(high):
-    low, high = high, 2 * high
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if fits(middle) else (low, middle)
+  low, high = 0, None  # low fits, high does not
+  units = max(1, config.train.batch_size // unit)
+  while high is None or high - low > 1:
+    if fits(units):
+      low = units
+    else:
+      high = units
+    # Where the line through the last two sizes meets the limit.
+    guess = (low + (high or 2 * low)) // 2
+    if len(sizes) > 1:
+      (u0, b0), (u1, b1) = sizes[-2:]
+      if u1 != u0 and b1 > b0:
+        guess = u0 + int((limit - b0) * (u1 - u0) / (b1 - b0))
+    units = (
+      max(guess, low + 1)
+      if high is None
+      else min(max(guess, low + 1), high - 1)
+    )
   return low * unit
 
 

@@ -201,7 +201,9 @@ def normal_like(keys: jax.Array, x: jax.Array) -> jax.Array:
 
   A picture drawn with it does not depend on the batch it is drawn in.
   """
-  return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+  # In one axis, where the same numbers compile and are drawn sooner.
+  flat = (math.prod(x.shape[1:]),)
+  return jax.vmap(lambda k: jax.random.normal(k, flat))(keys).reshape(x.shape)
 
 
 def build_sigmas(config: ml_collections.ConfigDict) -> jax.Array:

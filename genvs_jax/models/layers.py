@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genvs_jax.runtime import cpu
+from genvs_jax.runtime import platforms
 
 Dtype = jnp.dtype
 
@@ -30,7 +30,7 @@ he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 def products(precision: str) -> Iterator[None]:
   """How the networks that are traced in here multiply; `precision` is that of
   their float32 products, see `configs/base.py`."""
-  with cpu.convolutions_as_products(), jax.default_matmul_precision(precision):
+  with platforms.convolutions(), jax.default_matmul_precision(precision):
     yield
 
 

@@ -220,14 +220,17 @@ def encode_inputs(
   views = images.shape[1]
   # All V views are encoded, so that shapes are static; a mask says which count.
   count = randomness.each(
-    jax.random.randint, keys.view_count, (1,), 1, views + 1
+    jax.random.randint, keys.view_count, (1,), minval=1, maxval=views + 1
   )
   # Noise on half of the images, of a strength of its own each (GeNVS, sec. 4):
   # at test time, drawn views with their flaws are inputs too.
   coin_keys, scale_keys, noise_keys = randomness.split(keys.input_noise, 3)
   per_view = (views, 1, 1, 1)
   is_noisy = randomness.each(
-    jax.random.bernoulli, coin_keys, options.input_noise_probability, per_view
+    jax.random.bernoulli,
+    coin_keys,
+    per_view,
+    p=options.input_noise_probability,
   )
   deviation = randomness.each(jax.random.uniform, scale_keys, per_view)
   noise = randomness.each(jax.random.normal, noise_keys, images.shape[1:])
@@ -305,7 +308,7 @@ def denoising_loss(
   # Classifier-free guidance needs a denoiser that also knows no features.
   coin_keys, null_keys = randomness.split(dropout_keys, 2)
   is_null = randomness.each(
-    jax.random.bernoulli, coin_keys, options.conditioning_dropout, (1, 1, 1)
+    jax.random.bernoulli, coin_keys, (1, 1, 1), p=options.conditioning_dropout
   )
   null = denoising.null_features(model, null_keys, features.shape)
   features = jnp.where(is_null, null, features)

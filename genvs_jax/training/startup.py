@@ -15,8 +15,8 @@ from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import warm_start
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import messages
+from genvs_jax.runtime import platforms
 from genvs_jax.runtime import processes
 from genvs_jax.runtime import sharding
 from genvs_jax.training import optimizers
@@ -210,5 +210,5 @@ def init_on_devices(
   return jax.jit(
     lambda: init_state(config, model),
     out_shardings=placement,
-    compiler_options=cpu.initialisation_options(),
+    compiler_options=platforms.initialisation_options(),
   )()

@@ -28,9 +28,9 @@ from absl import logging
 from genvs_jax.models import builders
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import compilation
-from genvs_jax.runtime import cpu
 from genvs_jax.runtime import flops
 from genvs_jax.runtime import memory
+from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
 from genvs_jax.training import objectives
 from genvs_jax.training import optimizers
@@ -220,10 +220,11 @@ def compile_step(
     donate_argnums=0,
     in_shardings=(state_shardings, sharding.split_batch(mesh)),
     out_shardings=(state_shardings, sharding.replicated(mesh)),
-    compiler_options=cpu.gradient_options(platform),
+    compiler_options=platforms.gradient_options(platform),
   )
   # Traced once, for both: operations are counted before XLA rewrites them.
-  traced = step.trace(state, builders.batch_spec(config))
+  with platforms.programs_for(platform):
+    traced = step.trace(state, builders.batch_spec(config))
   operations = flops.count(traced.jaxpr)
   compiled = compilation.compile_traced(traced, platform, "train step")
   logging.info(

@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+from configs import cars64
 from configs import debug
 from genvs_jax.aot import report
 from genvs_jax.aot import topologies
@@ -31,14 +32,29 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     topologies.load("v5e:2x4")
 
 
-def test_the_largest_batch_is_found_by_bisection(monkeypatch):
-  """A step that takes 3 bytes an example, with 1 for itself, on 4 devices."""
+@pytest.mark.parametrize(
+  "limit, expected", [(100, 32), (13, 4), (12, 0), (1000, 332)]
+)
+@pytest.mark.parametrize("curved", [False, True])
+def test_the_largest_batch_is_found_in_few_compilations(
+  monkeypatch, limit, expected, curved
+):
+  """A step that takes 3 bytes an example, with 1 for itself, on 4 devices.
+
+  Curved, batches that fit take some bytes less than on the straight line.
+  """
   tried = []
 
   def measured(compile_program, limit):
     batch = compile_program()
     tried.append(batch)
-    return {"fits": 1 + 3 * batch <= limit}
+    total = 1 + 3 * batch
+    # What does not fit is not told in bytes.
+    if total > limit:
+      return {"fits": False}
+    total -= int(curved) * (limit - total) // 3
+    size = {"total": total, "arguments": 1}
+    return {"fits": True, "bytes_per_device": size}
 
   monkeypatch.setattr(report, "_measured", measured)
   monkeypatch.setattr(
@@ -46,10 +62,10 @@ def test_the_largest_batch_is_found_by_bisection(monkeypatch):
   )
   mesh = type("Mesh", (), {"size": 4})
   config = debug.get_config()
-  for limit, expected in ((100, 32), (13, 4), (12, 0), (1000, 332)):
-    tried.clear()
-    assert report.largest_batch(config, mesh, limit) == expected
-    assert len(tried) < 20 and all(batch % 4 == 0 for batch in tried)
+  config.train.batch_size = 16
+  assert report.largest_batch(config, mesh, limit) == expected
+  assert all(batch % 4 == 0 for batch in tried)
+  assert len(tried) == len(set(tried)) <= (12 if curved else 5)
 
 
 def test_both_programs_are_reported_on_devices_that_are_here(
@@ -84,4 +100,27 @@ def test_the_programs_of_debug_compile_for_two_slices(tmp_path):
   # Parameters are gathered and gradients summed.
   assert kinds["all-gather"]["bytes"] > 0 and kinds["all-reduce"]["bytes"] > 0
   assert len(step["largest_buffers"]) == 10
+  assert result["frame"]["fits"]
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_step_of_cars64_compiles_for_eight_chips(tmp_path):
+  """The flagship in shards: what each chip holds, and what crosses."""
+  config = cars64.get_config()
+  config.model.dtype, config.mesh.shards = "bfloat16", 8
+  report.run(config, "v5e:2x4", str(tmp_path), False)
+  result = json.loads((tmp_path / report.FILE).read_text())
+  step = result["step"]
+  parameters = 175.6e6  # 62.5M in the encoder, 113.1M in the denoiser
+  size = step["bytes_per_device"]
+  # Parameters, EMA and two moments, float32, an eighth of each.
+  assert size["arguments"] == pytest.approx(4 * 4 * parameters / 8, rel=0.05)
+  assert step["fits"] and size["total"] < 8 * 2**30
+  kinds = step["collectives_per_device"]
+  # Every parameter is gathered once, whole, and every gradient summed.
+  assert kinds["all-gather"]["bytes"] >= 2 * parameters
+  summed = ("all-reduce", "reduce-scatter")
+  total = sum(kinds[kind]["bytes"] for kind in summed if kind in kinds)
+  assert 0.1 * parameters < total < 10 * parameters
   assert result["frame"]["fits"]

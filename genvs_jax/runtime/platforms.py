@@ -1,14 +1,18 @@
-"""What only helps CPUs: networks, renderer and losses do not know of it.
+"""What helps one kind of device alone, unknown to networks and renderer.
 
-  convolutions_as_products   forms of convolutions that XLA runs faster there
+  convolutions               forms of convolutions that XLA runs faster on CPUs,
+                             and compiles sooner for TPUs
+  programs_for               traced here for another platform
   gradient_options,
-  initialisation_options     compiler options
-  keep_freed_memory          spares clearing gigabytes at every step
+  initialisation_options     compiler options for CPUs
+  keep_freed_memory          spares CPUs clearing gigabytes at every step
 
-On other backends each does nothing. Figures are in docs/performance.md.
+On other backends each does nothing. Figures are in docs/performance.md and
+docs/tpu.md.
 """
 
 import contextlib
+import contextvars
 import ctypes
 import sys
 from collections.abc import Iterator
@@ -21,6 +25,10 @@ import jax.numpy as jnp
 _WIDTH = 64
 # Narrower layers gain nothing.
 _WIDE = 128
+# The platform that programs are traced for, if not the one that is here.
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "platform", default=None
+)
 # Of glibc's mallopt.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
@@ -58,18 +66,46 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def convolutions_as_products() -> Iterator[None]:
-  """Every `nn.Conv` that is traced in here takes the form that suits a CPU.
+def programs_for(platform: str) -> Iterator[None]:
+  """What is traced in here is for devices of `platform`, here or not."""
+  token = _PLATFORM.set(platform)
+  try:
+    yield
+  finally:
+    _PLATFORM.reset(token)
 
-  XLA computes the gradient of a convolution with respect to its kernel, and
-  everything about 1x1 convolutions, at a fraction of the rate of a matrix
-  product. Parameters and their names stay as they are.
+
+@contextlib.contextmanager
+def convolutions() -> Iterator[None]:
+  """Every `nn.Conv` that is traced in here takes the form of the platform.
+
+  On CPUs, where XLA computes the gradient of a convolution with respect to its
+  kernel, and everything about 1x1 convolutions, at a fraction of the rate of a
+  matrix product, such a product. On TPUs one that is computed on its own.
+  Parameters and their names stay as they are.
   """
-  if jax.default_backend() != "cpu":
+  forms = {"cpu": _exchange_convolution, "tpu": _part_convolution}
+  platform = _PLATFORM.get() or jax.default_backend()
+  if platform not in forms:
     yield
     return
-  with nn.intercept_methods(_exchange_convolution):
+  with nn.intercept_methods(forms[platform]):
     yield
+
+
+def _part_convolution(call, args, kwargs, context):
+  """Runs a `nn.Conv` and keeps XLA from joining it with what follows.
+
+  For a few pictures on each device XLA cuts them into strips, and would carry
+  these through the norms and activations between two convolutions, with their
+  borders patched each time: twice the traffic, and twice the time to compile.
+  """
+  module = context.module
+  result = call(*args, **kwargs)
+  if not isinstance(module, nn.Conv) or context.method_name != "__call__":
+    return result
+  is_pointwise = module.kernel_size == (1, 1)
+  return result if is_pointwise else jax.lax.optimization_barrier(result)
 
 
 def _exchange_convolution(call, args, kwargs, context):

@@ -1,4 +1,4 @@
-"""The CPU forms of convolutions against XLA's own."""
+"""Forms of convolutions for CPUs and TPUs against XLA's own."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genvs_jax.runtime import cpu
+from genvs_jax.runtime import platforms
 
 
 def plain(x, kernel):
@@ -30,7 +30,7 @@ def test_values_and_gradients(size, inputs, outputs):
   x = jax.random.normal(keys[0], (2, 6, 5, inputs))
   kernel = jax.random.normal(keys[1], (size, size, inputs, outputs))
   weight = jax.random.normal(keys[2], (2, 6, 5, outputs))
-  ours = cpu.pointwise if size == 1 else cpu.same
+  ours = platforms.pointwise if size == 1 else platforms.same
 
   def run(function):
     value, back = jax.vjp(function, x, kernel)
@@ -45,9 +45,9 @@ def test_bfloat16_is_summed_in_float32():
   """4096 ones in bfloat16 would stop growing at 256."""
   x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
   kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
-  _, back = jax.vjp(cpu.pointwise, x, kernel)
+  _, back = jax.vjp(platforms.pointwise, x, kernel)
   assert back(x)[1] == 4096
-  _, back = jax.vjp(cpu.same, x, jnp.ones((3, 3, 1, 1), jnp.bfloat16))
+  _, back = jax.vjp(platforms.same, x, jnp.ones((3, 3, 1, 1), jnp.bfloat16))
   assert back(x)[1][1, 1] == 4096
 
 
@@ -63,7 +63,7 @@ def test_only_wide_layers_that_keep_the_shape_change(monkeypatch, on_cpu):
     variables = layer.init(jax.random.key(1), x)
 
     def apply(variables, x):
-      with cpu.convolutions_as_products():
+      with platforms.convolutions():
         return layer.apply(variables, x)
 
     np.testing.assert_allclose(
@@ -80,3 +80,23 @@ def test_only_wide_layers_that_keep_the_shape_change(monkeypatch, on_cpu):
   assert is_xlas(512, kernel_size=(3, 3), padding=1, feature_group_count=4)
   assert is_xlas(kernel_size=(3, 3), padding=0)
   assert is_xlas(kernel_size=(2, 2))
+
+
+def test_programs_for_tpus_keep_convolutions_to_themselves():
+  """A network traced here for another platform takes that platform's forms."""
+  layer = nn.Conv(128, (3, 3), padding=1)
+  x = jnp.ones((1, 8, 8, 128))
+  variables = layer.init(jax.random.key(0), x)
+
+  def program(platform: str) -> str:
+    def apply(variables, x):
+      with platforms.convolutions():
+        return layer.apply(variables, x)
+
+    with platforms.programs_for(platform):
+      return str(jax.make_jaxpr(apply)(variables, x))
+
+  assert "custom_vjp" in program("cpu")
+  assert "optimization_barrier" in program("tpu")
+  assert "custom_vjp" not in program("tpu")
+  assert "optimization_barrier" not in program("cuda")
