@@ -18,6 +18,7 @@ from absl import app
 from absl import flags
 
 from genvs_jax.aot import report
+from genvs_jax.runtime import flops
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the rows.", required=True)
 _CONFIGS = flags.DEFINE_list(
@@ -39,8 +40,9 @@ def main(argv):
   print(
     f"bfloat16, mesh.shards={_SHARDS.value}, jax {jax.__version__}\n\n"
     "| config | slice | batch | GiB on each device: state, temporaries, all"
-    " | of | largest batch | sent by each device in a step, MB | step, frame"
-    " compiled in, s |\n|---|---|---|---|---|---|---|---|"
+    " | of | largest batch | sent by each device in a step, MB | TFLOP, GB"
+    " moved | ms at published rates | step, frame compiled in, s |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
   )
   for name in _CONFIGS.value:
     for topology in _SLICES.value:
@@ -58,24 +60,29 @@ def main(argv):
 
 def _columns(result: dict) -> str:
   step, frame = result["step"], result["frame"]
-  size = {
-    key: f"{value / 2**30:.2f}"
-    for key, value in step.get("bytes_per_device", {}).items()
-  }
-  sent = step.get("collectives_per_device", {}).values()
-  return " | ".join(
-    [
-      result["topology"],
-      str(result["batch_size"]),
-      ", ".join(size[key] for key in ("arguments", "temporaries", "total"))
-      if size
-      else "does not fit",
-      f"{result['memory_bytes'] / 2**30:.0f}",
-      str(result.get("largest_batch_size", "")),
-      f"{sum(row['bytes'] for row in sent) / 1e6:.0f}" if size else "",
-      f"{step['compile_seconds']:.0f}, {frame['compile_seconds']:.0f}",
+  columns = [result["topology"], str(result["batch_size"])]
+  memory = f"{result['memory_bytes'] / 2**30:.0f}"
+  largest = str(result.get("largest_batch_size", ""))
+  if "bytes_per_device" in step:
+    size = step["bytes_per_device"]
+    parts = [size[key] for key in ("arguments", "temporaries", "total")]
+    sent = step["collectives_per_device"].values()
+    operations = step["operations_per_device"]
+    moved = sum(step["bytes_moved_per_device"].values())
+    kind = result["device_kind"]
+    columns += [
+      ", ".join(f"{part / 2**30:.2f}" for part in parts),
+      memory,
+      largest,
+      f"{sum(row['bytes'] for row in sent) / 1e6:.0f}",
+      f"{operations / 1e12:.2f}, {moved / 1e9:.0f}",
+      f"{1e3 * operations / flops.peak(kind):.0f},"
+      f" {1e3 * moved / flops.bandwidth(kind):.0f}",
     ]
-  )
+  else:
+    columns += ["does not fit", memory, largest, "", "", ""]
+  seconds = [program["compile_seconds"] for program in (step, frame)]
+  return " | ".join([*columns, ", ".join(f"{s:.0f}" for s in seconds)])
 
 
 if __name__ == "__main__":

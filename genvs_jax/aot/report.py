@@ -18,10 +18,12 @@ from etils import epath
 
 from genvs_jax.aot import program_text
 from genvs_jax.aot import topologies
+from genvs_jax.aot import traffic
 from genvs_jax.checkpointing import checkpoints
 from genvs_jax.models import builders
 from genvs_jax.runtime import compilation
 from genvs_jax.runtime import files
+from genvs_jax.runtime import flops
 from genvs_jax.runtime import memory
 from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
@@ -64,12 +66,13 @@ def run(
   result: dict[str, Any] = {
     "topology": topology.name,
     "devices": len(topology.devices),
+    "device_kind": topology.devices[0].device_kind,
     "memory_bytes": topology.memory,
     "batch_size": config.train.batch_size,
   }
   for name, build in (("step", _step), ("frame", _frame)):
     compile_program = functools.partial(build, config, mesh)
-    result[name] = _measured(compile_program, topology.memory)
+    result[name] = _measured(compile_program, mesh, topology.memory)
   if finds_largest:
     result["largest_batch_size"] = largest_batch(config, mesh, topology.memory)
   lines = _lines(result)
@@ -80,16 +83,19 @@ def run(
   return lines
 
 
-def _step(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
-  """The train step, by the code that a run starts with."""
+def _step(
+  config: ml_collections.ConfigDict, mesh
+) -> tuple[jax.stages.Compiled, int]:
+  """The train step, by the code that a run starts with, and its operations."""
   model = builders.build_model(config)
   state = jax.eval_shape(lambda: startup.init_state(config, model))
   state = checkpoints.abstract_like(state, sharding.split_state(mesh, state))
-  compiled, _ = train_step.compile_step(config, model, mesh, state)
-  return compiled
+  return train_step.compile_step(config, model, mesh, state)
 
 
-def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
+def _frame(
+  config: ml_collections.ConfigDict, mesh
+) -> tuple[jax.stages.Compiled, int]:
   """A view of a scene on each device, from pictures to a picture."""
   model = builders.build_model(config)
   count, size = mesh.size, model.image_size
@@ -115,16 +121,19 @@ def _frame(config: ml_collections.ConfigDict, mesh) -> jax.stages.Compiled:
   platform = mesh.devices.flat[0].platform
   with platforms.programs_for(platform):
     traced = drawing.trace(variables, *arguments)
-  return compilation.compile_traced(traced, platform, "drawing of a frame")
+  compiled = compilation.compile_traced(traced, platform, "drawing of a frame")
+  return compiled, flops.count(traced.jaxpr)
 
 
 def _measured(
-  compile_program: Callable[[], jax.stages.Compiled], limit: int
+  compile_program: Callable[[], tuple[jax.stages.Compiled, int]],
+  mesh,
+  limit: int,
 ) -> dict[str, Any]:
   """What a program takes, or why it does not fit."""
   begun = time.perf_counter()
   try:
-    compiled = compile_program()
+    compiled, operations = compile_program()
   # The compiler's own word for a program that does not fit.
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
@@ -147,8 +156,9 @@ def _measured(
       "temporaries": analysis.temp_size_in_bytes,
       "code": analysis.generated_code_size_in_bytes,
     },
-    "operations_per_device": costs.get("flops"),
+    "operations_per_device": operations // mesh.size,
     "bytes_accessed_per_device": costs.get("bytes accessed"),
+    "bytes_moved_per_device": traffic.by_kind(text),
     "collectives_per_device": program_text.collectives(text),
     "largest_buffers": program_text.largest_buffers(text),
   }
@@ -172,7 +182,7 @@ def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
     changed = config.copy_and_resolve_references()
     changed.train.batch_size = units * unit
     logging.info("trying a batch of %d", units * unit)
-    program = _measured(lambda: _step(changed, mesh), limit)
+    program = _measured(lambda: _step(changed, mesh), mesh, limit)
     if "bytes_per_device" in program:
       size = program["bytes_per_device"]
       # Without a batch there is still the state.
@@ -230,12 +240,12 @@ def _program_lines(name: str, program: dict, result: dict) -> list[str]:
   ]
   if not program["fits"]:
     lines.append(f"             {change}")
-  if program["operations_per_device"]:
-    accessed = program["bytes_accessed_per_device"] or 0
-    lines.append(
-      f"             {program['operations_per_device'] / 1e12:.3g} TFLOP and"
-      f" {accessed / 1e9:.3g} GB of accesses, as XLA counts"
-    )
+  operations = program["operations_per_device"]
+  moved = sum(program["bytes_moved_per_device"].values())
+  lines.append(
+    f"             {operations / 1e12:.3g} TFLOP and {moved / 1e9:.3g} GB moved"
+    + _at_published_rates(operations, moved, result["device_kind"])
+  )
   for kind, row in program["collectives_per_device"].items():
     lines.append(
       f"             {row['count']} {kind}, {row['bytes'] / 1e6:.4g} MB"
@@ -247,3 +257,14 @@ def _program_lines(name: str, program: dict, result: dict) -> list[str]:
       f"  {row['array']}{row['layout']} {row['source'][-60:]}"
     )
   return lines
+
+
+def _at_published_rates(operations: int, moved: int, device_kind: str) -> str:
+  """How long both would take, if nothing else took time."""
+  peak, bandwidth = flops.peak(device_kind), flops.bandwidth(device_kind)
+  if not peak or not bandwidth:
+    return ""
+  return (
+    f": {operations / peak * 1e3:.0f} and {moved / bandwidth * 1e3:.0f} ms at"
+    " the chip's published rates (computed, not measured)"
+  )

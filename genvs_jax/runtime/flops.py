@@ -5,24 +5,36 @@ from collections.abc import Iterator
 
 import jax.extend
 
-# Dense bfloat16 operations per second, from the makers' data sheets.
-_PEAKS = {
-  "NVIDIA A100": 312e12,
-  "NVIDIA H100 PCIe": 756e12,
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-  "TPU v3": 61.5e12,  # one device of JAX is half a chip
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5": 459e12,
-  "TPU v6 lite": 918e12,
+# Dense bfloat16 operations and bytes of memory per second, from the makers'
+# data sheets.
+_RATES = {
+  "NVIDIA A100": (312e12, 1.56e12),
+  "NVIDIA H100 PCIe": (756e12, 2.0e12),
+  "NVIDIA H100": (989e12, 3.35e12),
+  "NVIDIA H200": (989e12, 4.8e12),
+  "TPU v3": (61.5e12, 450e9),  # one device of JAX is half a chip
+  "TPU v4": (275e12, 1.23e12),
+  "TPU v5 lite": (197e12, 819e9),
+  "TPU v5": (459e12, 2.77e12),
+  "TPU v6 lite": (918e12, 1.64e12),
 }
 
 
 def peak(device_kind: str) -> float | None:
   """bfloat16 operations per second of a device, None if unknown."""
-  names = [name for name in _PEAKS if device_kind.startswith(name)]
-  return _PEAKS[max(names, key=len)] if names else None
+  rates = _rates(device_kind)
+  return rates and rates[0]
+
+
+def bandwidth(device_kind: str) -> float | None:
+  """Bytes per second between a device and its memory, None if unknown."""
+  rates = _rates(device_kind)
+  return rates and rates[1]
+
+
+def _rates(device_kind: str) -> tuple[float, float] | None:
+  names = [name for name in _RATES if device_kind.startswith(name)]
+  return _RATES[max(names, key=len)] if names else None
 
 
 def count(jaxpr: jax.extend.core.ClosedJaxpr) -> int:

@@ -56,6 +56,7 @@ class Progress:
     self._images = images_per_step
     self._flops = flops_per_step
     self._since = started
+    self._begun = (step, started)  # then after the first step
     self._spent: dict[str, float] = collections.defaultdict(float)
     self._first = True
 
@@ -89,24 +90,32 @@ class Progress:
         elapsed,
       )
       self._first = False
+      self._begun = (step, now)
     else:
       rate = (step - self._step) / elapsed
       scalars |= self._rates(rate)
       scalars |= {f"{k}_share": self._spent[k] / elapsed for k in SPANS}
       scalars["paused_seconds"] = paused
       logging.info(
-        "step %d/%d  %.2f steps/s  loss %.4f%s  %s left",
+        "step %d/%d  %.2f steps/s%s  loss %.4f%s  %s left",
         step,
         self._last_step,
         rate,
+        f" beside {paused:.0f} s for scores and pictures" if paused > 1 else "",
         loss,
         _parts_of_loss(scalars),
-        console.duration((self._last_step - step) / rate),
+        console.duration(self._left(step, now)),
       )
     self._writer.write_scalars(step, scalars | memory.peak())
     self._writer.flush()
     self._step, self._since = step, now
     self._spent.clear()
+
+  def _left(self, step: int, now: float) -> float:
+    """Seconds to the last step, if the pauses go on as they have so far."""
+    first_step, begun = self._begun
+    each = (now - begun) / (step - first_step)
+    return (self._last_step - step) * each
 
   def _rates(self, rate: float) -> dict[str, float]:
     # Operations are counted for the global batch, rates given per device.

@@ -223,6 +223,7 @@ def compile_step(
     compiler_options=platforms.gradient_options(platform),
   )
   # Traced once, for both: operations are counted before XLA rewrites them.
+  logging.info("tracing the train step")
   with platforms.programs_for(platform):
     traced = step.trace(state, builders.batch_spec(config))
   operations = flops.count(traced.jaxpr)

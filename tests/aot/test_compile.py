@@ -45,7 +45,7 @@ def test_the_largest_batch_is_found_in_few_compilations(
   """
   tried = []
 
-  def measured(compile_program, limit):
+  def measured(compile_program, mesh, limit):
     batch = compile_program()
     tried.append(batch)
     total = 1 + 3 * batch
@@ -83,6 +83,12 @@ def test_both_programs_are_reported_on_devices_that_are_here(
     assert any(line.startswith(f"{name} ") for line in lines)
   result = json.loads((tmp_path / report.FILE).read_text())
   assert result["step"] == result["frame"] == measured
+
+
+def test_what_published_rates_make_of_a_program():
+  said = report._at_published_rates(197 * 10**10, 819 * 10**7, "TPU v5 lite")
+  assert said.startswith(": 10 and 10 ms at")
+  assert report._at_published_rates(1, 1, "cpu") == ""
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from genvs_jax.runtime import background
+from genvs_jax.runtime import console
 from genvs_jax.training import loop
 from genvs_jax.training import timing
 from genvs_jax.training import train_step
@@ -30,7 +31,11 @@ class Lines:
 
 def test_rates_and_shares_by_a_made_up_clock(monkeypatch):
   now = 100.0
+  said: list[str] = []
   monkeypatch.setattr(time, "monotonic", lambda: now)
+  monkeypatch.setattr(
+    timing.logging, "info", lambda line, *args: said.append(line % args)
+  )
   lines = Lines()
   progress = timing.Progress(
     lines,
@@ -65,6 +70,9 @@ def test_rates_and_shares_by_a_made_up_clock(monkeypatch):
   assert result["saving_share"] == pytest.approx(0.15)
   assert result["logging_share"] == 0
   assert result["paused_seconds"] == 50
+  # Time left counts what the run has paused so far: 70 s in 10 steps.
+  assert "0.50 steps/s beside 50 s for scores and pictures" in said[-1]
+  assert f"{console.duration(89 * 7)} left" in said[-1]
   now += 10
   progress.report(21, {"loss": 3})
   assert lines.scalars[21]["steps_per_second"] == pytest.approx(1)
