@@ -13,7 +13,7 @@ from genvs_jax.runtime import files
 from genvs_jax.runtime import flops
 
 # Seconds that XLA takes for an operation of a traced program, of the order of.
-_SECONDS_PER_OPERATION = {"cpu": 1.1e-3, "gpu": 3e-3, "tpu": 1e-2}
+_SECONDS_PER_OPERATION = {"cpu": 1.1e-3, "gpu": 3e-3, "tpu": 7e-3}
 # Shorter compilations are not announced.
 _WORTH_TELLING = 3.0
 
