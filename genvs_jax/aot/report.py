@@ -74,7 +74,9 @@ def run(
     compile_program = functools.partial(build, config, mesh)
     result[name] = _measured(compile_program, mesh, topology.memory)
   if finds_largest:
-    result["largest_batch_size"] = largest_batch(config, mesh, topology.memory)
+    result["largest_batch_size"] = largest_batch(
+      config, mesh, topology.memory, result["step"]
+    )
   lines = _lines(result)
   if workdir:
     path = epath.Path(workdir) / FILE
@@ -164,7 +166,9 @@ def _measured(
   }
 
 
-def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
+def largest_batch(
+  config: ml_collections.ConfigDict, mesh, limit: int, step: dict[str, Any]
+) -> int:
   """The largest batch of all devices whose step fits.
 
   A bracket is narrowed down to one device's example by straight lines: memory
@@ -174,41 +178,37 @@ def largest_batch(config: ml_collections.ConfigDict, mesh, limit: int) -> int:
     config: whose other fields hold.
     mesh: the devices.
     limit: bytes of each.
+    step: what `_measured` said of the step with the config's own batch.
   """
   unit = mesh.size * config.train.accumulation
   sizes: list[tuple[int, int]] = []
-
-  def fits(units: int) -> bool:
-    changed = config.copy_and_resolve_references()
-    changed.train.batch_size = units * unit
-    logging.info("trying a batch of %d", units * unit)
-    program = _measured(lambda: _step(changed, mesh), mesh, limit)
-    if "bytes_per_device" in program:
-      size = program["bytes_per_device"]
-      # Without a batch there is still the state.
-      sizes.append((units, size["total"]))
-      sizes.insert(0, (0, size["arguments"]))
-    return program["fits"]
-
+  units = config.train.batch_size // unit
   low, high = 0, None  # low fits, high does not
-  units = max(1, config.train.batch_size // unit)
-  while high is None or high - low > 1:
-    if fits(units):
+  while True:
+    if "bytes_per_device" in step:
+      size = step["bytes_per_device"]
+      if not sizes:  # without a batch there is still the state
+        sizes.append((0, size["arguments"]))
+      sizes.append((units, size["total"]))
+    if step["fits"]:
       low = units
     else:
       high = units
+    if high is not None and high - low <= 1:
+      return low * unit
     # Where the line through the last two sizes meets the limit.
-    guess = (low + (high or 2 * low)) // 2
+    units = (low + (high or 2 * low)) // 2
     if len(sizes) > 1:
       (u0, b0), (u1, b1) = sizes[-2:]
-      if u1 != u0 and b1 > b0:
-        guess = u0 + int((limit - b0) * (u1 - u0) / (b1 - b0))
-    units = (
-      max(guess, low + 1)
-      if high is None
-      else min(max(guess, low + 1), high - 1)
-    )
-  return low * unit
+      if b1 != b0:
+        units = u0 + int((limit - b0) * (u1 - u0) / (b1 - b0))
+    units = max(units, low + 1)
+    if high is not None:
+      units = min(units, high - 1)
+    changed = config.copy_and_resolve_references()
+    changed.train.batch_size = units * unit
+    logging.info("trying a batch of %d", units * unit)
+    step = _measured(functools.partial(_step, changed, mesh), mesh, limit)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

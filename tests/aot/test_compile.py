@@ -63,7 +63,8 @@ def test_the_largest_batch_is_found_in_few_compilations(
   mesh = type("Mesh", (), {"size": 4})
   config = debug.get_config()
   config.train.batch_size = 16
-  assert report.largest_batch(config, mesh, limit) == expected
+  step = measured(lambda: config.train.batch_size, mesh, limit)
+  assert report.largest_batch(config, mesh, limit, step) == expected
   assert all(batch % 4 == 0 for batch in tried)
   assert len(tried) == len(set(tried)) <= (12 if curved else 5)
 

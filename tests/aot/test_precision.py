@@ -13,6 +13,7 @@ import pytest
 from configs import debug
 from genvs_jax.aot import program_text
 from genvs_jax.models import builders
+from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
 from genvs_jax.training import train_step
@@ -61,9 +62,9 @@ def lines() -> list[tuple[str, str, str, str]]:
   model = builders.build_model(config)
   mesh = sharding.make_mesh(jax.devices()[:1])
   state = jax.eval_shape(lambda: startup.init_state(config, model))
-  traced = jax.jit(train_step.build_train_step(config, model, mesh)).trace(
-    state, builders.batch_spec(config)
-  )
+  step = jax.jit(train_step.build_train_step(config, model, mesh))
+  with platforms.programs_for("tpu"):
+    traced = step.trace(state, builders.batch_spec(config))
   lowered = traced.lower(lowering_platforms=("tpu",))
   return instructions(lowered.as_text("hlo", debug_info=True))
 
