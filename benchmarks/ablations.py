@@ -26,6 +26,7 @@ from absl import app
 from absl import flags
 from PIL import Image
 
+from benchmarks import held_out_cameras
 from benchmarks import measuring
 from benchmarks import programs
 from configs import demo
@@ -48,11 +49,13 @@ class Row(NamedTuple):
     what: it is, for the table.
     fields: what differs from `configs/demo.py`.
     checkpoint_of: the row whose checkpoint it draws with, if it trains none.
+    held_out: whether it is scored on `held_out_cameras`, not on the demo's.
   """
 
   what: str
   fields: dict[str, Any]
   checkpoint_of: str = ""
+  held_out: bool = False
 
 
 # The demo as it was: features beside the noisy image, trained jointly, at the
@@ -81,6 +84,11 @@ _RESIDUAL: dict[str, Any] = {
   "diffusion.log_mean": 0.5,
   "diffusion.log_std": 1.2,
   "sampler.sigma_max": 20.0,
+}
+_TURNED: dict[str, Any] = {
+  "augment.roll": held_out_cameras.ROLL,
+  "augment.focal": 0.15,
+  "augment.scale": 0.1,
 }
 _NOISE_TOLD: dict[str, Any] = {
   "model.encoder.noise_told": True,
@@ -180,6 +188,12 @@ ROWS = {
     {"sampler.guidance": 1.5, "sampler.guide": "EARLY"},
     "demo",
   ),
+  "demo_mirrored": Row("+ mirrored scenes", {"augment.mirror": 0.5}),
+  "demo_turned": Row("+ roll 30, focal 0.15, scale 0.1", _TURNED),
+  "held_out": Row("the demo, held-out cameras", {}, "demo", True),
+  "held_out_turned": Row(
+    "+ roll 30, focal 0.15, scale 0.1", {}, "demo_turned", True
+  ),
 }
 # Columns of the table: (title, row of results.json, score).
 COLUMNS = (
@@ -201,6 +215,7 @@ _EVALUATION = {
   "sample.frames": 20,
   "evaluate.baselines": False,
 }
+_HELD_OUT = "held_out_cameras"  # folder of their scenes
 _QUIET = {"validation.scenes": 0, "train.image_grid_scenes": 0}
 
 
@@ -210,6 +225,9 @@ def main(argv):
   names = list(_ROWS.value or ROWS)
   steps = measure_steps(workdir, names)
   launch("prepare", workdir, {})
+  if any(ROWS[name].held_out for name in names):
+    held_out_cameras.write_scenes(workdir / _HELD_OUT)
+    launch("prepare", workdir, _held_out_fields(workdir))
   for seed in map(int, _SEEDS.value):
     for name in names:
       run_row(workdir, name, seed, steps)
@@ -285,7 +303,14 @@ def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
     if k.split(".")[0] in ("sampler", "rollout", "seed")
     or k == "data.synthetic.seed"
   }
-  launch("evaluate", folder, known | _EVALUATION, workdir, flags_of_run)
+  fields = known | _EVALUATION
+  if row.held_out:
+    fields |= _held_out_fields(workdir) | {"evaluate.split": "test"}
+  launch("evaluate", folder, fields, workdir, flags_of_run)
+
+
+def _held_out_fields(workdir: pathlib.Path) -> dict[str, Any]:
+  return {"data.dataset": "folder", "data.source": str(workdir / _HELD_OUT)}
 
 
 def launch(

@@ -5,9 +5,13 @@ The text is XLA's HLO after scheduling, an instruction a line:
   %name = f32[8,128]{1,0:T(8,128)} opcode(%operands), metadata={op_name="..."}
 """
 
+import collections
 import math
 import re
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 COLLECTIVES = (
@@ -35,6 +39,8 @@ _INSTRUCTION = re.compile(
   r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:, (.*))?$"
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _TILE = re.compile(r"T\(([\d,]+)\)")
 
 
@@ -143,16 +149,87 @@ def instructions(text: str) -> Iterator[Instruction]:
       yield from computation.values()
 
 
+def sum_over_runs(
+  text: str,
+  count: Callable[
+    [Instruction, Computation, dict[str, Computation]], Mapping[Any, int]
+  ],
+) -> collections.Counter[Any]:
+  """Sums something over all instructions that a program runs.
+
+  The body of a loop counts as often as it runs (once if that is not known), and
+  of a conditional the branch with the largest sum. What a fusion or a reduction
+  computes inside is left to `count`.
+
+  Args:
+    text: see `parse`.
+    count: (instruction, its computation, all of them by name) -> amounts.
+  """
+  computations, entry = parse(text)
+
+  def total_of(name: str) -> collections.Counter[Any]:
+    total: collections.Counter[Any] = collections.Counter()
+    for instruction in computations.get(name, {}).values():
+      if instruction.opcode == "while":
+        trips = _trips(instruction, computations)
+        for body in instruction.called("body"):
+          for key, amount in total_of(body).items():
+            total[key] += trips * amount
+      elif instruction.opcode == "conditional":
+        branches = instruction.called(
+          "true_computation", "false_computation", "branch_computations"
+        )
+        total += max(map(total_of, branches), key=lambda c: sum(c.values()))
+      elif instruction.opcode == "call":
+        for called in instruction.called("to_apply"):
+          total += total_of(called)
+      else:
+        total.update(count(instruction, computations[name], computations))
+    return total
+
+  return total_of(entry)
+
+
+def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
+  """How often a loop runs; once if that is not known."""
+  match = _TRIPS.search(loop.attributes)
+  if match:
+    return int(match[1])
+  # A counter that is compared with a constant, from 0.
+  limits = [
+    instruction.operands[0]
+    for name in loop.called("condition")
+    for instruction in computations[name].values()
+    if instruction.opcode == "constant" and instruction.operands
+  ]
+  is_known = len(limits) == 1 and limits[0].isdecimal()
+  return int(limits[0]) if is_known else 1
+
+
 def collectives(text: str) -> dict[str, dict[str, int]]:
   """What a program sends between devices: {kind: {"count", "bytes"}} of the
-  results on each device."""
+  results on each device, those of all its loops."""
+  # A TPU sends while it computes: fusions hold the start of a transfer, what is
+  # computed meanwhile and the end, each of them with the transfer inside.
+  known: set[str] = set()
+
+  def sent(instruction, computation, computations):
+    del computation
+    total: collections.Counter[tuple[str, str]] = collections.Counter()
+    inside = [computations[name] for name in instruction.called("calls")]
+    for one in (instruction, *(x for c in inside for x in c.values())):
+      kind = one.opcode.removesuffix("-start")
+      channel = _CHANNEL.search(one.attributes)
+      if kind not in COLLECTIVES or (channel and channel[1] in known):
+        continue
+      known.update(channel.groups() if channel else ())
+      total[kind, "count"] += 1
+      total[kind, "bytes"] += sum(array.bytes for array in results(one))
+    return total
+
   rows: dict[str, dict[str, int]] = {}
-  for instruction in instructions(text):
-    kind = instruction.opcode.removesuffix("-start")
-    if kind in COLLECTIVES:
-      row = rows.setdefault(kind, {"count": 0, "bytes": 0})
-      row["count"] += 1
-      row["bytes"] += sum(array.bytes for array in results(instruction))
+  for (kind, what), amount in sum_over_runs(text, sent).items():
+    rows.setdefault(kind, {})[what] = amount
   return rows
 
 

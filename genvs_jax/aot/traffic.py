@@ -8,8 +8,6 @@ from, the rows that are read count, and of one that is updated in place, the
 part that is new.
 """
 
-import collections
-import re
 from collections.abc import Iterator
 
 from genvs_jax.aot import program_text
@@ -34,7 +32,6 @@ _FREE = {
 }
 _SLICES = ("gather", "dynamic-slice", "slice")
 _UPDATE = "dynamic-update-slice"
-_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
 def by_kind(text: str) -> dict[str, int]:
@@ -43,51 +40,16 @@ def by_kind(text: str) -> dict[str, int]:
   Args:
     text: `compiled.as_text()`.
   """
-  computations, entry = program_text.parse(text)
 
-  def count(name: str) -> collections.Counter[str]:
-    total: collections.Counter[str] = collections.Counter()
-    computation = computations.get(name, {})
-    for instruction in computation.values():
-      opcode = instruction.opcode
-      if opcode == "while":
-        trips = _trips(instruction, computations)
-        for body in instruction.called("body"):
-          for kind, moved in count(body).items():
-            total[kind] += trips * moved
-      elif opcode == "conditional":  # the branch that moves the most
-        branches = instruction.called(
-          "true_computation", "false_computation", "branch_computations"
-        )
-        counts = [count(branch) for branch in branches]
-        counts.sort(key=lambda c: sum(c.values()))
-        total += counts[-1]
-      elif opcode == "call":
-        for called in instruction.called("to_apply"):
-          total += count(called)
-      elif opcode not in _FREE and not opcode.endswith("-done"):
-        inside = _fused(instruction, computations)
-        moved = _moved(instruction, computation, inside)
-        total[_kind(instruction, inside, computations)] += moved
-    return total
+  def moved(instruction, computation, computations):
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith("-done"):
+      return {}
+    inside = _fused(instruction, computations)
+    kind = _kind(instruction, inside, computations)
+    return {kind: _moved(instruction, computation, inside)}
 
-  return dict(count(entry).most_common())
-
-
-def _trips(loop: Instruction, computations: dict[str, Computation]) -> int:
-  """How often a loop runs; once if that is not known."""
-  match = _TRIPS.search(loop.attributes)
-  if match:
-    return int(match[1])
-  # A counter that is compared with a constant, from 0.
-  limits = [
-    instruction.operands[0]
-    for name in loop.called("condition")
-    for instruction in computations[name].values()
-    if instruction.opcode == "constant" and instruction.operands
-  ]
-  is_known = len(limits) == 1 and limits[0].isdecimal()
-  return int(limits[0]) if is_known else 1
+  return dict(program_text.sum_over_runs(text, moved).most_common())
 
 
 def _fused(

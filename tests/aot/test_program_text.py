@@ -43,6 +43,43 @@ def test_transfers_are_counted_once_and_by_their_results():
   }
 
 
+def test_transfers_in_loops_and_beside_computation_are_counted():
+  text = """\
+%begin (p: f32[2,4]) -> f32[16,4] {
+  %p = f32[2,4]{1,0} parameter(0)
+  ROOT %a = f32[16,4]{1,0} all-gather(%p), channel_id=7, dimensions={0}
+}
+
+%end (q: f32[2,4]) -> f32[16,4] {
+  %q = f32[2,4]{1,0} parameter(0)
+  ROOT %b = f32[16,4]{1,0} all-gather(%q), channel_id=7, dimensions={0}
+}
+
+%body (r: f32[3]) -> f32[3] {
+  %r = f32[3]{0} parameter(0)
+  ROOT %c = f32[3]{0} all-reduce(%r), channel_id=8, to_apply=%region
+}
+
+%condition (t: f32[3]) -> pred[] {
+  %t = f32[3]{0} parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (x: f32[2,4], y: f32[3]) -> f32[3] {
+  %x = f32[2,4]{1,0} parameter(0)
+  %y = f32[3]{0} parameter(1)
+  %start = f32[16,4]{1,0} fusion(%x), kind=kCustom, calls=%begin
+  %done = f32[16,4]{1,0} fusion(%x), kind=kCustom, calls=%end
+  ROOT %w = f32[3]{0} while(%y), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+  assert program_text.collectives(text) == {
+    "all-gather": {"count": 1, "bytes": 16 * 4 * 4},
+    "all-reduce": {"count": 5, "bytes": 5 * 3 * 4},
+  }
+
+
 def test_buffers_are_those_of_main_memory_with_their_padding():
   rows = {row["array"]: row for row in program_text.largest_buffers(TEXT)}
   # Neither what is inside of a fusion, nor in fast memory, nor parameters.
