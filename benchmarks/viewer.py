@@ -15,6 +15,7 @@ from absl import flags
 
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.geometry import camera_paths
+from genvs_jax.runtime import console
 from genvs_jax.viewer import drawing
 from genvs_jax.viewer import scenes
 from genvs_jax.viewer import worker
@@ -29,6 +30,7 @@ _UPDATES = 60  # places a second
 
 def main(argv):
   del argv
+  console.set_up_log()
   started = time.perf_counter()
   genvs = pretrained.load(_CHECKPOINT.value)
   scene = drawing.build_drawing(genvs.config, genvs.model, genvs.variables)

@@ -85,7 +85,7 @@ def test_each_mode_says_which_flags_it_needs():
   [
     (["--mode=sampel", "--config=debug"], "did you mean 'sample'?"),
     (["sample"], "unexpected argument 'sample': flags start with --"),
-    (["--wrokdir=/tmp"], "Unknown command line flag 'wrokdir'"),
+    (["--wrokdir=/tmp"], "there is no flag --wrokdir; did you mean --workdir?"),
     (["--port=abc"], "port"),
     (["--mode=sample"], "must be given, or --checkpoint alone (such as"),
     (

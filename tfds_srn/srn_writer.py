@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import random
 import shutil
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -94,12 +95,15 @@ def run_in_processes(
     return []
   if processes == 1:
     return list(progress(map(function, specs), len(specs), what))
+  # Long and short ones mixed, so that the first tell how long the rest takes.
+  order = random.Random(0).sample(range(len(specs)), len(specs))
   # Spawned, not forked: the caller may have threads, as JAX does.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
     try:
-      done = pool.map(function, specs, chunksize=2)
-      return list(progress(done, len(specs), what))
+      done = pool.map(function, [specs[i] for i in order])
+      results = dict(zip(order, progress(done, len(specs), what), strict=True))
+      return [results[i] for i in range(len(specs))]
     except BaseException:
       pool.shutdown(wait=False, cancel_futures=True)
       raise

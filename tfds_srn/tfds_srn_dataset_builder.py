@@ -238,8 +238,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }
     for split, group in good.items():
       if not group:
+        hint = ", or list others for it in data.meshes.splits"
         raise ValueError(
-          f"no readable scene is left in split {split} of {source}"
+          f"no readable scene is left in split {split} of {source}, expected"
+          f" one: mend what was left out{hint if config.meshes else ''}"
         )
     for split in splits.SPLITS:
       if split not in good:

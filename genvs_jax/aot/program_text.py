@@ -179,7 +179,9 @@ def sum_over_runs(
         branches = instruction.called(
           "true_computation", "false_computation", "branch_computations"
         )
-        total += max(map(total_of, branches), key=lambda c: sum(c.values()))
+        totals = [total_of(branch) for branch in branches]
+        largest = max(totals, key=collections.Counter.total)
+        total += largest
       elif instruction.opcode == "call":
         for called in instruction.called("to_apply"):
           total += total_of(called)

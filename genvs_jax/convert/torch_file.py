@@ -33,6 +33,9 @@ def read(path: str) -> Any:
     ConvertError: if PyTorch is missing, or the file is damaged or holds
       anything but tensors and plain containers.
   """
+  path = os.path.expanduser(path)
+  if not os.path.isfile(path):
+    raise ConvertError(f"{path} is no file: expected a PyTorch checkpoint")
   try:
     import torch  # noqa: PLC0415
   except ModuleNotFoundError as error:
@@ -46,9 +49,6 @@ def read(path: str) -> Any:
       f"PyTorch is {torch.__version__}, expected 2.6 or newer: older ones can"
       " be made to run code by a file; pip install 'torch>=2.6'"
     )
-  path = os.path.expanduser(path)
-  if not os.path.isfile(path):
-    raise ConvertError(f"{path} is no file: expected a PyTorch checkpoint")
   options = {"map_location": "cpu", "weights_only": True}
   try:
     try:

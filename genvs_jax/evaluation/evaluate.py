@@ -100,7 +100,8 @@ def evaluate(
   film = work.store.read_film(work.rollout_kind, work.rolled_out)
   strips = work.store.read_strips(work.scenes)
   notes = report.notes(results)
-  text = web_page.page(results, notes, lines, strips, film)
+  name = epath.Path(workdir).name
+  text = web_page.page(name, results, notes, lines, strips, film)
   path = epath.Path(workdir) / f"report{suffix}.html"
   files.write_whole(path, text.encode())
   return results
@@ -179,7 +180,7 @@ def _score_scenes(
     work.store,
     len(groups[0]),
   )
-  for group in console.progress(groups, len(groups), "scoring scenes"):
+  for group in console.progress(groups, len(groups), f"scoring {_by(groups)}"):
     score(group, len(work.records))
 
 
@@ -194,7 +195,8 @@ def _score_rollouts(
   score = rollout_scores.build_rollout_scores(
     config, model, variables, len(groups[0])
   )
-  for group in console.progress(groups, len(groups), "rolling out"):
+  label = f"rolling out {_by(groups)}"
+  for group in console.progress(groups, len(groups), label):
     inputs = [protocol.decode_inputs(config, work.records[i]) for i in group]
     # Each scene is seen from as far as its first input view.
     distances = [np.linalg.norm(x["poses"][0, :3, 3]) for x in inputs]
@@ -262,6 +264,12 @@ def _start_together(store: score_files.Store) -> None:
       f"{store.folder} was made by another process and is not here: --workdir"
       " must lie on a disk that all processes share"
     )
+
+
+def _by(groups: list[list[int]]) -> str:
+  """What progress counts."""
+  size = len(groups[0])
+  return "scenes" if size == 1 else f"groups of {size} scenes"
 
 
 def _groups(

@@ -13,8 +13,9 @@ _COLOURS = {"render": "#888", "sample": "#1c7ed6"}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 62em;
        padding: 0 1em; color: #222; background: #fff; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; }
+th, td { padding: .3em .5em; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.2em 0; } img, video { max-width: 100%; }
 figcaption, .note { color: #555; font-size: 13px; }
@@ -23,6 +24,7 @@ svg text { font: 12px system-ui, sans-serif; fill: #555; }
 
 
 def page(
+  model: str,
   results: dict[str, Any],
   notes: str,
   lines: Sequence[dict[str, Any]],
@@ -32,6 +34,7 @@ def page(
   """The file's text.
 
   Args:
+    model: that was scored, for the title.
     results: of `report.write_results`.
     notes: on what was scored.
     lines: of the scenes.
@@ -40,8 +43,11 @@ def page(
     film: MP4 of a rollout; None for none.
   """
   metric, ranking = _ranked(lines)
-  best, worst = ranking[:SHOWN_SCENES], ranking[::-1][:SHOWN_SCENES]
-  title = f"{results['scenes']} scenes of split {results['split']}"
+  # No scene is both.
+  count = min(SHOWN_SCENES, len(ranking) // 2)
+  best = ranking[: max(count, 1)]
+  worst = ranking[::-1][:count]
+  title = f"{model}: {results['scenes']} scenes of split {results['split']}"
   parts = [
     "<!doctype html><html lang=en><meta charset=utf-8>",
     f"<title>genvs_jax: {html.escape(title)}</title>",
@@ -52,7 +58,7 @@ def page(
     _plot(lines),
     f"<h2>Best scenes, by {metric}</h2>",
     *[_scene(line, strips) for line in best],
-    f"<h2>Worst scenes, by {metric}</h2>",
+    *([f"<h2>Worst scenes, by {metric}</h2>"] if worst else []),
     *[_scene(line, strips) for line in worst],
   ]
   if film is not None:
@@ -75,7 +81,8 @@ def _table(results: dict[str, Any]) -> str:
     return "".join(f"<{tag}>{html.escape(v)}</{tag}>" for v in values)
 
   body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-  return f"<table><tr>{cells(head, 'th')}</tr>\n{body}</table>"
+  table = f"<table><tr>{cells(head, 'th')}</tr>\n{body}</table>"
+  return f"<div class=wide>{table}</div>"
 
 
 def _ranked(

@@ -24,12 +24,20 @@ from absl import logging
 
 # Beside the package in a checkout.
 _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-_OWN = {"genvs_jax", "tfds_srn", "launch.py"}
+_OWN = {"genvs_jax", "tfds_srn"}
 # What libraries warn of in the course of things.
 _EXPECTED = (
   "Using custom data configuration",
   "Variant folder",
+  # Of a checkpoint that is read while none is written.
+  "Metadata file does not exist",
 )
+# What Python says of a value that is no number.
+_PLAIN = {
+  "invalid literal for int() with base 10:": "expected a whole number, found",
+  "could not convert string to float:": "expected a number, found",
+}
+_ONCE = ("rebuild",)  # flags that the next command does not need
 _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 
 Item = TypeVar("Item")
@@ -43,9 +51,13 @@ class _OwnNotes(logging_module.Filter):
   """Lets warnings of all through, and notes of this project alone."""
 
   def filter(self, record: logging_module.LogRecord) -> bool:
-    path = pathlib.PurePath(record.pathname)
-    # An installed package lies there itself.
-    if "site-packages" not in path.parts or _OWN & set(path.parts):
+    parts = pathlib.PurePath(record.pathname).parts
+    if "site-packages" not in parts:
+      return True
+    # An installed package lies there itself; a clone, or a folder above the
+    # environment, may have its name.
+    last = len(parts) - 1 - parts[::-1].index("site-packages")
+    if parts[last + 1] in _OWN:
       return True
     message = record.getMessage()
     is_expected = any(text in message for text in _EXPECTED)
@@ -63,7 +75,10 @@ class _Lines(logging_module.Formatter):
 
 def set_up_log() -> None:
   """Short lines, without what libraries note of their work; --verbosity=1 has
-  file and line of each."""
+  file and line of each. In a notebook too, where nothing parses flags."""
+  logging.use_absl_handler()
+  if not flags.FLAGS.is_parsed():
+    logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.addFilter(_OwnNotes())
   if logging.get_verbosity() <= logging.INFO:
@@ -230,8 +245,16 @@ def parse_flags(argv: list[str], description: str = "") -> list[str]:
     argv.insert(1, f"--config={_CONFIGS / 'base.py'}")
   try:
     return flags.FLAGS(argv)
+  except flags.UnrecognizedFlagError as error:
+    names = [name for name in flags.FLAGS if len(name) > 1]
+    close = difflib.get_close_matches(error.flagname, names, 1)
+    hint = f"; did you mean --{close[0]}?" if close else ""
+    sys.exit(f"error: there is no flag --{error.flagname}{hint} (see --help)")
   except flags.Error as error:
-    sys.exit(f"error: {str(error).rstrip('.')}{_near_mode()}")
+    text = str(error).rstrip(".")
+    for theirs, plain in _PLAIN.items():
+      text = text.replace(theirs, plain)
+    sys.exit(f"error: {text}{_near_mode()}")
   except (AttributeError, KeyError) as error:
     unknown, *nearest = re.findall(
       r"""['"]([\w.]+)['"]""", str(error).replace("\\", "")
@@ -323,7 +346,7 @@ def command_line(**changes: object) -> str:
   words, skip = [], False
   for arg in sys.argv[1:]:
     name, equals, _ = arg.removeprefix("--").partition("=")
-    if not skip and name not in values:
+    if not skip and name not in values and name not in _ONCE:
       words.append(arg)
     skip = name in values and not equals
   words += [f"--{name}={value}" for name, value in values.items()]

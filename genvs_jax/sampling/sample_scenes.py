@@ -81,6 +81,8 @@ def sample(
       )
     count = config.sample.unconditional or 8
     return [_draw_unconditional(config, model, variables, root, count)]
+  if config.sample.unconditional and "denoiser" in variables:
+    view_synthesis.build_unconditional(config, model)  # refuses at once
   scenes = _load(config, model, workdir, images)
   frames = _run(config, model, variables, scenes)
   paths = _write(config, model, variables, scenes, frames, export)

@@ -319,10 +319,11 @@ def test_every_leaf_has_a_source_of_its_own(reference):
 
 
 def test_without_pytorch_one_sentence_says_what_to_install(tmp_path):
+  (tmp_path / "x.pt").write_bytes(b"weights")
   script = (
     "import sys; sys.modules['torch'] = None;"
-    "sys.argv = ['launch.py', '--mode=convert', '--source=x.pt',"
-    f" '--output={tmp_path}'];"
+    "sys.argv = ['launch.py', '--mode=convert',"
+    f" '--source={tmp_path}/x.pt', '--output={tmp_path}'];"
     "import runpy; runpy.run_path('launch.py', run_name='__main__')"
   )
   done = subprocess.run(

@@ -263,7 +263,7 @@ def test_rows_hold_what_their_names_say(scored, tmp_path, monkeypatch):
   assert results["lpips_vgg_render"] is None  # no weights here
   report = (tmp_path / "report_limit1.html").read_text()
   # The scene is the best and the worst; the rollout's film is there.
-  assert report.count("data:image/jpeg;base64,") == 2
+  assert report.count("data:image/jpeg;base64,") == 1
   assert report.count("data:video/mp4;base64,") == 1
   # Without field fits the rest is the same.
   config.evaluate.field_fit = False

@@ -68,7 +68,8 @@ def test_best_and_worst_scenes_are_shown(has_lpips):
     line(i, 20.0 + i, 0.1 + 0.01 * i if has_lpips else None) for i in range(8)
   ]
   strips = {i: picture(i) for i in range(8)}
-  reader = Reader(web_page.page(results(lines), "", lines, strips, None))
+  text = web_page.page("a model", results(lines), "", lines, strips, None)
+  reader = Reader(text)
   scenes = [int(re.match(r"scene (\d)", c).group(1)) for c in reader.captions]
   best_first = range(8) if has_lpips else range(7, -1, -1)
   assert scenes == [*best_first[:3], *best_first[:-4:-1]]
@@ -76,11 +77,16 @@ def test_best_and_worst_scenes_are_shown(has_lpips):
   assert all(s.startswith("data:image/jpeg;base64,") for s in reader.sources)
   contents = [base64.b64decode(s.partition(",")[2]) for s in reader.sources]
   assert contents == [strips[i] for i in scenes]
+  # No scene is among the best and the worst.
+  three = web_page.page("a model", results(lines[:3]), "", lines[:3], {}, None)
+  assert len(Reader(three).captions) == 2
 
 
 def test_the_table_the_notes_and_names_are_text():
   lines = [line(0, 25.0)]
-  text = web_page.page(results(lines), "a < b & c", lines, {}, b"film")
+  text = web_page.page(
+    "a model", results(lines), "a < b & c", lines, {}, b"film"
+  )
   assert "a &lt; b &amp; c" in text and "&lt;car 0&gt;" in text
   assert "<car" not in text
   reader = Reader(text)
@@ -91,7 +97,7 @@ def test_the_table_the_notes_and_names_are_text():
 
 def test_points_are_higher_for_higher_scores():
   lines = [line(i, psnr) for i, psnr in enumerate((20.0, 30.0, 25.0))]
-  text = web_page.page(results(lines), "", lines, {}, None)
+  text = web_page.page("a model", results(lines), "", lines, {}, None)
   found = re.findall(r'cy="([\d.]+)"[^>]*>.*?: sample ([\d.]+) dB', text)
   heights = {float(value): float(y) for y, value in found}
   assert heights[30.0] < heights[25.0] < heights[20.0]
@@ -104,7 +110,9 @@ def test_a_browser_shows_it(tmp_path):
   lines = [line(i, 20.0 + i) for i in range(5)]
   strips = {i: picture(i) for i in range(5)}
   path = tmp_path / "report.html"
-  path.write_text(web_page.page(results(lines), "", lines, strips, None))
+  path.write_text(
+    web_page.page("a model", results(lines), "", lines, strips, None)
+  )
   errors, requests = [], []
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(

@@ -28,6 +28,11 @@ from genvs_jax.runtime import console
       ["/bin/genvs", "--mode", "sample", "--images", "my car.png"],
       "genvs --images 'my car.png' --mode=view --config.sample.scene=4",
     ),
+    # What is done is not asked for again.
+    (
+      ["launch.py", "--rebuild", "--config=cars64"],
+      "python launch.py --config=cars64 --mode=view --config.sample.scene=4",
+    ),
   ],
 )
 def test_a_command_is_repeated_with_other_values(monkeypatch, argv, expected):
@@ -87,6 +92,10 @@ def test_expected_warnings_of_libraries_are_kept_back():
   # Of an installed copy too.
   assert shown("a note", "/x/site-packages/genvs_jax/a.py", logging.INFO)
   assert shown("a note", "/x/site-packages/tfds_srn/meshes/a.py", logging.INFO)
+  # A clone has the name of the package, with its environment inside.
+  inside = "/x/genvs_jax/.venv/lib/python3.11/site-packages"
+  assert not shown("a note", f"{inside}/orbax/a.py", logging.INFO)
+  assert shown("a note", f"{inside}/genvs_jax/a.py", logging.INFO)
 
 
 def test_lines_of_the_log_have_the_time_and_what_is_no_note_its_kind():

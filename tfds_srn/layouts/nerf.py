@@ -44,7 +44,7 @@ class NerfScene(scenes.SceneFolder):
     ]
     whole = [view for view in views if view is not None]
     if not whole and not problems:
-      problems.append(f"{self} has no frames")
+      problems.append(f"{self} has no transforms*.json with frames")
     if problems:
       return None, problems
     images, poses, intrinsics, sizes = zip(*whole, strict=True)

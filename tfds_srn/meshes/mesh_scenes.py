@@ -1,12 +1,15 @@
 """Renders the scenes of a folder of models, all cores at it.
 
 What is written does not depend on the number of processes, nor on which other
-models there are; an interrupted run goes on with the models that are left.
+models there are; an interrupted run goes on with the models that are left, and
+scenes whose model changed, or went to another split, are written anew.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
+import shutil
 import zlib
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ from tfds_srn.meshes import models
 from tfds_srn.meshes import rendering
 
 _MARKER = "meshes.json"
+_NOTES = "object.json"  # of a scene
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +122,32 @@ def write_scenes(
     for split, group in shares.items()
     for file in group
   ]
-  for folder in {pathlib.Path(spec.folder).parent for spec in specs}:
-    folder.mkdir(exist_ok=True)
-  missing = [s for s in specs if not pathlib.Path(s.folder).exists()]
+  missing = _missing(root, specs)
   results = srn_writer.run_in_processes(
     _write, missing, "rendering models", processes, progress
   )
   return root, [problem for problem in results if problem]
+
+
+def _missing(root: pathlib.Path, specs: list[_Spec]) -> list[_Spec]:
+  """The scenes to write; removes those that nothing asks for any more."""
+  for folder in {pathlib.Path(spec.folder).parent for spec in specs}:
+    folder.mkdir(exist_ok=True)
+  missing = {spec.folder: spec for spec in specs}
+  for folder in root.glob("meshes_*/[!.]*"):
+    spec, notes = missing.get(str(folder)), folder / _NOTES
+    known = json.loads(notes.read_text()) if notes.exists() else {}
+    if spec and known.get("digest") == _digest(spec.file.path):
+      del missing[str(folder)]
+    else:
+      shutil.rmtree(folder)
+  return list(missing.values())
+
+
+def _digest(path: pathlib.Path) -> str:
+  """Sixteen digits of a file's content."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 _FOLDERS = dict(zip(splits.SPLITS, ("train", "val", "test"), strict=True))
@@ -180,6 +203,7 @@ def _write(spec: _Spec) -> str:
     focal=focal,
     notes={
       "file": spec.file.name,
+      "digest": _digest(spec.file.path),
       "triangles": len(model.triangles),
       **model.normalization,
     },

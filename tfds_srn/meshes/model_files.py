@@ -1,5 +1,6 @@
 """Finds model files, gives them ids, and shares them out to the splits."""
 
+import difflib
 import pathlib
 import random
 import re
@@ -111,11 +112,20 @@ def _by_list(
       continue
     split, _, name = line.strip().partition(" ")
     split, name = splits.NAMES.get(split, split), name.strip()
-    if split not in shares or name not in by_name:
+    if split not in shares:
       raise ValueError(
         f"{path}, line {number}: found {line.strip()!r}, expected train,"
         " validation or test, a space, and a model's id or path, such as"
         f" {'train ' + files[0].object_id!r}"
+      )
+    if name not in by_name:
+      object_ids = [file.object_id for file in files]
+      holding = [known for known in object_ids if name and name in known]
+      close = holding or difflib.get_close_matches(name, object_ids, 1)
+      hint = f"; did you mean {close[0]!r}?" if close else ""
+      raise ValueError(
+        f"{path}, line {number}: found {name!r}, which is neither the id nor"
+        f" the path of a model in data.source{hint}"
       )
     file = by_name[name]
     if split_of.setdefault(file, split) != split:

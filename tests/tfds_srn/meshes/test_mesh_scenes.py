@@ -97,7 +97,9 @@ def test_a_list_says_what_is_in_which_split(source, tmp_path):
     "test": ["rod"],
   }
   for text, match in (
-    ("train gone", r"line 1: found 'train gone', expected train, validation"),
+    ("train gone", r"line 1: found 'gone', which is neither the id nor"),
+    ("train ball", r"found 'ball'.*did you mean 'deep_er_ball'\?"),
+    ("valid box", r"line 1: found 'valid box', expected train, validation"),
     ("box", r"line 1: found 'box'"),
     ("train box\ntest box", r"line 2: box is in train already"),
   ):
@@ -179,6 +181,25 @@ def test_an_interrupted_run_goes_on_with_what_is_left(source, tmp_path):
     mesh_scenes.write_scenes(
       root, str(source), dataclasses.replace(OPTIONS, views=3), processes=1
     )
+
+
+def test_added_changed_and_removed_models_leave_each_in_one_split(
+  source, tmp_path
+):
+  root, _ = mesh_scenes.write_scenes(
+    tmp_path / "a", str(source), OPTIONS, processes=1
+  )
+  for i in range(6):  # others come into other splits
+    trimesh.creation.box((1, 1, 1 + i)).export(source / f"new{i}.stl")
+  trimesh.creation.box((2, 1, 1)).export(source / "box.stl")
+  (source / "rod.off").unlink()
+  mesh_scenes.write_scenes(root, str(source), OPTIONS, processes=1)
+  again, _ = mesh_scenes.write_scenes(
+    tmp_path / "b", str(source), OPTIONS, processes=1
+  )
+  names = [path.name for path in root.glob("meshes_*/*")]
+  assert len(names) == len(set(names)) == 10 and "rod" not in names
+  assert test_synthetic.digest(root) == test_synthetic.digest(again)
 
 
 @pytest.mark.parametrize(
