@@ -40,6 +40,7 @@ _INSTRUCTION = re.compile(
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _TILE = re.compile(r"T\(([\d,]+)\)")
 
@@ -233,6 +234,20 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
   for (kind, what), amount in sum_over_runs(text, sent).items():
     rows.setdefault(kind, {})[what] = amount
   return rows
+
+
+def estimated_cycles(text: str) -> int:
+  """Cycles that the compiler of TPUs expects a core to take, by its own model.
+
+  Only of what it gives an estimate for: not for transfers, and 0 elsewhere.
+  """
+
+  def cycles(instruction, computation, computations):
+    del computation, computations
+    match = _CYCLES.search(instruction.attributes)
+    return {"cycles": int(match[1])} if match else {}
+
+  return sum_over_runs(text, cycles)["cycles"]
 
 
 def results(instruction: Instruction) -> tuple[Array, ...]:

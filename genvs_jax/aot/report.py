@@ -28,6 +28,7 @@ from genvs_jax.runtime import memory
 from genvs_jax.runtime import platforms
 from genvs_jax.runtime import sharding
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import stages
 from genvs_jax.training import startup
 from genvs_jax.training import train_step
 
@@ -43,6 +44,8 @@ def run(
 ) -> list[str]:
   """Compiles the train step and the frame program; the lines to print.
 
+  Of a recipe in stages it is the step of the last, the denoiser's.
+
   Args:
     config: see `configs/base.py`.
     topology_name: see `topologies.load`.
@@ -54,6 +57,11 @@ def run(
       share.
   """
   topology = topologies.load(topology_name)
+  config = config.copy_and_resolve_references()
+  if config.train.render_steps:
+    config = stages.denoiser_stage(config, "")
+  # Where it is measured, any value gives the same program.
+  config.diffusion.sigma_data = config.diffusion.sigma_data or 0.5
   # A slice each has a whole copy: what is sent often stays inside of it.
   mesh = sharding.make_mesh(
     topology.devices,
@@ -161,6 +169,7 @@ def _measured(
     "operations_per_device": operations // mesh.size,
     "bytes_accessed_per_device": costs.get("bytes accessed"),
     "bytes_moved_per_device": traffic.by_kind(text),
+    "cycles_per_device": program_text.estimated_cycles(text),
     "collectives_per_device": program_text.collectives(text),
     "largest_buffers": program_text.largest_buffers(text),
   }
@@ -246,6 +255,11 @@ def _program_lines(name: str, program: dict, result: dict) -> list[str]:
     f"             {operations / 1e12:.3g} TFLOP and {moved / 1e9:.3g} GB moved"
     + _at_published_rates(operations, moved, result["device_kind"])
   )
+  cycles = program.get("cycles_per_device")
+  if cycles:
+    lines.append(
+      f"             {cycles / 1e6:.4g} million cycles, as the compiler expects"
+    )
   for kind, row in program["collectives_per_device"].items():
     lines.append(
       f"             {row['count']} {kind}, {row['bytes'] / 1e6:.4g} MB"

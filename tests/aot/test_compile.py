@@ -9,8 +9,10 @@ import pytest
 
 from configs import cars64
 from configs import debug
+from configs import demo
 from genvs_jax.aot import report
 from genvs_jax.aot import topologies
+from genvs_jax.models import builders
 
 has_libtpu = importlib.util.find_spec("libtpu") is not None
 needs_libtpu = pytest.mark.skipif(
@@ -84,6 +86,25 @@ def test_both_programs_are_reported_on_devices_that_are_here(
     assert any(line.startswith(f"{name} ") for line in lines)
   result = json.loads((tmp_path / report.FILE).read_text())
   assert result["step"] == result["frame"] == measured
+
+
+def test_of_a_recipe_in_stages_the_last_is_compiled(monkeypatch):
+  topology = topologies.Topology("v5e:1x1", tuple(jax.devices()[:1]), 2**34, 1)
+  monkeypatch.setattr(report.topologies, "load", lambda name: topology)
+  configs = []
+
+  def measured(compile_program, mesh, limit):
+    del mesh, limit
+    configs.append(compile_program.args[0])
+    return {"fits": False, "compile_seconds": 3.0}
+
+  monkeypatch.setattr(report, "_measured", measured)
+  config = demo.get_config()
+  report.run(config, "v5e:1x1", "", False)
+  assert config.diffusion.sigma_data == 0  # is measured, and has no value yet
+  for compiled in configs:
+    assert tuple(compiled.optimizer.frozen) == ("encoder", "field")
+    assert builders.build_model(compiled).sigma_data > 0
 
 
 def test_what_published_rates_make_of_a_program():

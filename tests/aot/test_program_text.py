@@ -80,6 +80,26 @@ backend_config={"known_trip_count":{"n":"5"}}
   }
 
 
+def test_cycles_are_those_of_all_that_runs():
+  text = """\
+%body (r: f32[3]) -> f32[3] {
+  %r = f32[3]{0} parameter(0)
+  ROOT %c = f32[3]{0} add(%r, %r), \
+backend_config={"window_config":{"estimated_cycles":"20"}}
+}
+
+ENTRY %main (y: f32[3]) -> f32[3] {
+  %y = f32[3]{0} parameter(0)
+  %z = f32[3]{0} multiply(%y, %y), \
+backend_config={"window_config":{"estimated_cycles":"7"}}
+  ROOT %w = f32[3]{0} while(%z), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+  assert program_text.estimated_cycles(text) == 107
+  assert program_text.estimated_cycles(TEXT) == 0
+
+
 def test_buffers_are_those_of_main_memory_with_their_padding():
   rows = {row["array"]: row for row in program_text.largest_buffers(TEXT)}
   # Neither what is inside of a fusion, nor in fast memory, nor parameters.

@@ -123,9 +123,9 @@ def test_a_browser_shows_it(tmp_path):
     page.on("pageerror", lambda e: errors.append(str(e)))
     page.on("request", lambda r: requests.append(r.url))
     page.goto(path.as_uri())
-    assert page.locator("h1").inner_text() == "5 scenes of split test"
+    assert page.locator("h1").inner_text() == "a model: 5 scenes of split test"
     widths = page.locator("img").evaluate_all("x => x.map(i => i.naturalWidth)")
-    assert widths == [48] * 6
+    assert widths == [48] * 4
     assert page.locator("circle").count() == 10
     browser.close()
   assert not errors
