@@ -1,17 +1,13 @@
 """Scenes seen by cameras unlike those of training, to try augmentation on.
 
-  python -m benchmarks.held_out_cameras --output=DIR
-
-Writes synthetic test cars in SRN layout whose cameras are rolled by up to 30
-degrees and stand between 1.15 and 1.45 from the origin, where those of training
-are upright at 1.3. `benchmarks.ablations` scores its last rows on them.
+Synthetic test cars whose cameras are rolled by up to 30 degrees and stand
+between 1.15 and 1.45 from the origin, where those of training are upright at
+1.3. The last rows of `benchmarks.ablations` are scored on them.
 """
 
 import pathlib
 
 import numpy as np
-from absl import app
-from absl import flags
 
 from tfds_srn import camera_poses
 from tfds_srn import pixel_rays
@@ -22,23 +18,18 @@ from tfds_srn.synthetic_cars import ray_caster
 ROLL = 30.0  # degrees, at most, to either side
 DISTANCES = (1.15, 1.45)  # world units
 
-_OUTPUT = flags.DEFINE_string("output", None, "Folder that receives scenes.")
-_SCENES = flags.DEFINE_integer("scenes", 12, "Of the test split.")
-_VIEWS = flags.DEFINE_integer("views", 9, "Of each scene; the first is given.")
-_SIZE = flags.DEFINE_integer("size", 32, "Pixels of a view.")
-
-
-def main(argv):
-  del argv
-  write_scenes(
-    pathlib.Path(_OUTPUT.value), _SCENES.value, _VIEWS.value, _SIZE.value
-  )
-
 
 def write_scenes(
   folder: pathlib.Path, scenes: int = 12, views: int = 9, size: int = 32
 ) -> None:
-  """Writes test scenes of seed 0 below `folder`, with cameras of their own."""
+  """Writes test scenes of seed 0 below `folder`, in SRN layout.
+
+  Args:
+    folder: that receives `test/held_out_00` and so on.
+    scenes: how many.
+    views: of each; the first is given.
+    size: width and height in pixels.
+  """
   for index in range(scenes):
     car = cars.sample_car(0, "test", index)
     poses = draw_poses(np.random.default_rng([0, index]), views)
@@ -65,8 +56,3 @@ def draw_poses(rng: np.random.Generator, views: int) -> np.ndarray:
   roll[:, 2, 2] = 1
   poses[:, :3, :3] = poses[:, :3, :3] @ roll
   return poses
-
-
-if __name__ == "__main__":
-  flags.mark_flag_as_required("output")
-  app.run(main)

@@ -6,6 +6,7 @@ The text is XLA's HLO after scheduling, an instruction a line:
 """
 
 import collections
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -104,6 +105,7 @@ class Instruction(NamedTuple):
 Computation = dict[str, Instruction]
 
 
+@functools.lru_cache(maxsize=1)  # a program is asked several questions
 def parse(text: str) -> tuple[dict[str, Computation], str]:
   """The computations of a program by name, and the name of its entry.
 
