@@ -301,11 +301,11 @@ def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
     k: v
     for k, v in fields.items()
     if k.split(".")[0] in ("sampler", "rollout", "seed")
-    or k == "data.synthetic.seed"
   }
   fields = known | _EVALUATION
   if row.held_out:
-    fields |= _held_out_fields(workdir) | {"evaluate.split": "test"}
+    fields |= _held_out_fields(workdir)
+    fields |= {"evaluate.split": "test", "evaluate.targets": "others"}
   launch("evaluate", folder, fields, workdir, flags_of_run)
 
 
@@ -321,7 +321,8 @@ def launch(
   more: Sequence[str] = (),
 ) -> None:
   """Runs `launch.py` with the demo's config and some fields."""
-  fields = {"data.synthetic.seed": 0, **fields}
+  if "data.dataset" not in fields:
+    fields = {"data.synthetic.seed": 0, **fields}
   fields["data.data_dir"] = str((data or folder) / "data")
   if mode == "evaluate":
     fields["evaluate.metric_weights"] = _WEIGHTS.value

@@ -22,7 +22,7 @@ DISTANCES = (1.15, 1.45)  # world units
 def write_scenes(
   folder: pathlib.Path, scenes: int = 12, views: int = 9, size: int = 32
 ) -> None:
-  """Writes test scenes of seed 0 below `folder`, in SRN layout.
+  """Writes those test scenes of seed 0 that are not there, in SRN layout.
 
   Args:
     folder: that receives `test/held_out_00` and so on.
@@ -34,6 +34,8 @@ def write_scenes(
     car = cars.sample_car(0, "test", index)
     poses = draw_poses(np.random.default_rng([0, index]), views)
     target = folder / "test" / f"held_out_{index:02d}"
+    if target.exists():
+      continue
     target.parent.mkdir(parents=True, exist_ok=True)
     srn_writer.write_scene(
       target,
