@@ -2,9 +2,10 @@
 
   python -m benchmarks.ablations --workdir=DIR --minutes=3 --seeds=0,1,2
 
-Trains every row of `ROWS` with every seed on the demo's scenes (of seed 0, on
-which settings are chosen), scores unseen ones and prints the means with their
-spread over the seeds; `DIR/ablations.png` has the same four views for each row.
+Trains every row of `ablation_rows` with every seed on the demo's scenes (of
+seed 0, on which settings are chosen), scores unseen ones and prints the means
+with their spread over the seeds; `DIR/ablations.png` has the same four views
+for each row.
 How long a step of each row takes is measured first, in turns; the number of
 steps follows from it, so that what else the machine does later makes no
 difference. It goes on where it was stopped; `--rows=before,demo` does some.
@@ -17,9 +18,9 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 from absl import app
@@ -29,6 +30,8 @@ from PIL import Image
 from benchmarks import held_out_cameras
 from benchmarks import measuring
 from benchmarks import programs
+from benchmarks.ablation_rows import Row
+from benchmarks.ablation_rows import ROWS
 from configs import demo
 from genvs_jax.images import grids
 
@@ -39,162 +42,9 @@ _ROWS = flags.DEFINE_list("rows", [], "Some rows; by default all.")
 _WEIGHTS = flags.DEFINE_string("metric_weights", "auto", "As in the config.")
 
 _STEP_RUNS = 9  # of each row's step, timed in turns
+_TIMED_AT_ONCE = 5  # rows whose steps take turns, beside those of `before`
 _RENDER_SHARE = 0.45  # of the minutes, where the renderer has its own stage
 
-
-class Row(NamedTuple):
-  """A recipe that is trained and scored.
-
-  Attributes:
-    what: it is, for the table.
-    fields: what differs from `configs/demo.py`.
-    checkpoint_of: the row whose checkpoint it draws with, if it trains none.
-    held_out: whether it is scored on `held_out_cameras`, not on the demo's.
-  """
-
-  what: str
-  fields: dict[str, Any]
-  checkpoint_of: str = ""
-  held_out: bool = False
-
-
-# The demo as it was: features beside the noisy image, trained jointly, at the
-# reference's noise.
-_BEFORE: dict[str, Any] = {
-  "train.render_steps": 0,
-  "train.target_views": 1,
-  "diffusion.target": "image",
-  "diffusion.sigma_data": 0.5,
-  "diffusion.units": "image",
-  "diffusion.log_mean": 1.0,
-  "diffusion.log_std": 1.4,
-  "model.denoiser.geometry": (),
-  "objective.conditioning_dropout": 0.1,
-  "optimizer.denoiser_rate": 1e-3,
-  "optimizer.schedule": "constant",
-  "sampler.steps": 8,
-  "sampler.churn": 0.4,
-  "sampler.sigma_max": 80.0,
-  "rollout.same_noise": False,
-}
-_RESIDUAL: dict[str, Any] = {
-  "diffusion.target": "residual",
-  "diffusion.units": "sigma_data",
-  "diffusion.sigma_data": 0.2,
-  "diffusion.log_mean": 0.5,
-  "diffusion.log_std": 1.2,
-  "sampler.sigma_max": 20.0,
-}
-_TURNED: dict[str, Any] = {
-  "augment.roll": held_out_cameras.ROLL,
-  "augment.focal": 0.15,
-  "augment.scale": 0.1,
-}
-_NOISE_TOLD: dict[str, Any] = {
-  "model.encoder.noise_told": True,
-  "rollout.policy": "nearest",
-  "rollout.drawn_noise": 0.25,
-}
-_STAGES: dict[str, Any] = {
-  "train.render_steps": 1,
-  "optimizer.schedule": "cosine",
-}
-
-ROWS = {
-  "before": Row("as it was", _BEFORE),
-  "stages": Row("+ a stage for the renderer", _BEFORE | _STAGES),
-  "residual": Row("+ residual", _BEFORE | _RESIDUAL),
-  "geometry": Row(
-    "+ rays, depth, opacity",
-    _BEFORE | {"model.denoiser.geometry": ("directions", "depth", "opacity")},
-  ),
-  "cross_views": Row(
-    "+ attention to the input views",
-    _BEFORE | {"model.denoiser.cross_views": True},
-  ),
-  "stopped": Row(
-    "+ features without gradient", _BEFORE | {"objective.feature_gradient": 0.0}
-  ),
-  "damped": Row(
-    "+ a tenth of the features' gradient",
-    _BEFORE | {"objective.feature_gradient": 0.1},
-  ),
-  "scaled": Row(
-    "+ features centred and scaled",
-    _BEFORE | {"diffusion.feature_mean": 0.5, "diffusion.feature_std": 0.25},
-  ),
-  "low_noise": Row(
-    "+ N(-0.6, 1.2)",
-    _BEFORE | {"diffusion.log_mean": -0.6, "diffusion.log_std": 1.2},
-  ),
-  "rate": Row(
-    "+ rate 3e-3, cosine",
-    _BEFORE | {"optimizer.denoiser_rate": 3e-3, "optimizer.schedule": "cosine"},
-  ),
-  "noise_told": Row("+ noise told", _BEFORE | _NOISE_TOLD),
-  "reference": Row(
-    "the reference's recipe: its sampler, its enlarging, its null features",
-    _BEFORE
-    | {
-      "rendering.upsampling": "nearest",
-      "diffusion.null_noise": "uniform",
-      "sampler.steps": 250,
-      "rollout.policy": "reference",
-    },
-  ),
-  "demo": Row("the demo", {}),
-  "demo_image": Row(
-    "- residual",
-    {
-      "diffusion.target": "image",
-      "diffusion.log_mean": -0.6,
-      "diffusion.units": "image",
-    },
-  ),
-  "demo_no_geometry": Row(
-    "- rays, depth, opacity", {"model.denoiser.geometry": ()}
-  ),
-  "demo_not_scaled": Row(
-    "- features centred and scaled",
-    {
-      "diffusion.sigma_data": 0.1,
-      "diffusion.feature_mean": 0.0,
-      "diffusion.feature_std": 1.0,
-    },
-  ),
-  "demo_no_stages": Row(
-    "- a stage for the renderer",
-    {
-      "train.render_steps": 0,
-      "diffusion.sigma_data": 0.1,
-      "diffusion.feature_mean": 0.9,
-      "diffusion.feature_std": 0.22,
-      "objective.feature_gradient": 0.0,
-    },
-  ),
-  "demo_cross_views": Row(
-    "+ attention to the input views", {"model.denoiser.cross_views": True}
-  ),
-  "demo_nearest": Row(
-    "rollouts from drawn views too", {"rollout.policy": "nearest"}, "demo"
-  ),
-  "demo_noise_told": Row("those, and noise told", _NOISE_TOLD),
-  "demo_long_ema": Row(
-    "average of 8 times the half-life", {"train.ema_half_life": 8_000}
-  ),
-  "demo_raw": Row("no average", {"sampler.params": "raw"}, "demo"),
-  "demo_autoguidance": Row(
-    "+ autoguidance 1.5 by an early checkpoint",
-    {"sampler.guidance": 1.5, "sampler.guide": "EARLY"},
-    "demo",
-  ),
-  "demo_mirrored": Row("+ mirrored scenes", {"augment.mirror": 0.5}),
-  "demo_turned": Row("+ roll 30, focal 0.15, scale 0.1", _TURNED),
-  "held_out": Row("the demo, held-out cameras", {}, "demo", True),
-  "held_out_turned": Row(
-    "+ roll 30, focal 0.15, scale 0.1", {}, "demo_turned", True
-  ),
-}
 # Columns of the table: (title, row of results.json, score).
 COLUMNS = (
   ("PSNR", "sample", "psnr"),
@@ -251,10 +101,30 @@ def config_of(fields: dict[str, Any]):
 def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
   """Seconds of a step: {row: [of the render's stage or 0, of the last]}."""
   results = measuring.Results(str(workdir / "steps.json"))
+  waiting = [
+    name
+    for name in names
+    if name not in results.values and not ROWS[name].checkpoint_of
+  ]
+  for first in range(0, len(waiting), _TIMED_AT_ONCE):
+    group = waiting[first : first + _TIMED_AT_ONCE]
+    # A process that compiles all of them runs out of memory maps.
+    timed = measuring.apart(time_steps, {"before", *group}, limit=3_600)
+    if "error" in timed:
+      raise RuntimeError(f"steps of {group}: {timed['error']}")
+    # What this machine does beside them slows all of a group alike.
+    if "before" not in results.values:
+      results.put("before", {"seconds": timed["before"]})
+    slower = timed["before"][1] / results.values["before"]["seconds"][1]
+    for name in group:
+      results.put(name, {"seconds": [s / slower for s in timed[name]]})
+  return {name: value["seconds"] for name, value in results.values.items()}
+
+
+def time_steps(names: Collection[str]) -> dict[str, list[float]]:
+  """Seconds of the steps of some rows, run in turns; see `measure_steps`."""
   runs: dict[tuple[str, int], Any] = {}
   for name in names:
-    if name in results.values or ROWS[name].checkpoint_of:
-      continue
     config = config_of(ROWS[name].fields)
     config.diffusion.sigma_data = config.diffusion.sigma_data or 0.1
     if config.train.render_steps:
@@ -268,10 +138,10 @@ def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
   for _ in range(_STEP_RUNS):
     for key, run in runs.items():
       times[key] += measuring.time_runs(run, 1)
-  for name in {name for name, _ in runs}:
-    pair = [times.get((name, stage), [0.0]) for stage in (0, 1)]
-    results.put(name, {"seconds": list(map(statistics.median, pair))})
-  return {name: value["seconds"] for name, value in results.values.items()}
+  return {
+    name: [statistics.median(times.get((name, i), [0.0])) for i in (0, 1)]
+    for name in names
+  }
 
 
 def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
