@@ -145,9 +145,15 @@ def _missing(root: pathlib.Path, specs: list[_Spec]) -> list[_Spec]:
 
 
 def _digest(path: pathlib.Path) -> str:
-  """Sixteen digits of a file's content."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+  """Sixteen digits of the content of a model's files."""
+  digest = hashlib.sha256(path.read_bytes())
+  try:
+    files = [file for file in models.side_files(path) if file.exists()]
+  except models.ModelError:
+    files = []
+  for file in files:
+    digest.update(file.read_bytes())
+  return digest.hexdigest()[:16]
 
 
 _FOLDERS = dict(zip(splits.SPLITS, ("train", "val", "test"), strict=True))

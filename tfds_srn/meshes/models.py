@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import pathlib
 import re
 import struct
@@ -296,15 +297,31 @@ def _check(path: pathlib.Path) -> None:
         "is Draco-compressed, which trimesh cannot read: decompress it, say"
         " with 'npx @gltf-transform/cli copy IN OUT'"
       )
-    files = [image.get("uri", "") for image in header.get("images", ())]
-    outside = [uri for uri in files if uri and not uri.startswith("data:")]
-    missing = [uri for uri in outside if not (path.parent / uri).exists()]
-  elif suffix == ".obj":
-    missing = _missing_of_obj(path)
-  else:
-    missing = []
-  if missing:
-    raise ModelError(f"lacks its texture or material file {missing[0]}")
+  for file in side_files(path):
+    if not file.exists():
+      raise ModelError(
+        "lacks its texture, material or buffer file"
+        f" {os.path.relpath(file, path.parent)}"
+      )
+
+
+def side_files(path: pathlib.Path) -> list[pathlib.Path]:
+  """Files that a model file names: pictures, materials and buffers.
+
+  They need not exist.
+
+  Raises:
+    ModelError: if the file that names them cannot be read.
+  """
+  suffix = path.suffix.lower()
+  if suffix == ".obj":
+    return _side_files_of_obj(path)
+  if suffix not in (".glb", ".gltf"):
+    return []
+  header = _gltf_header(path)
+  entries = [*header.get("images", ()), *header.get("buffers", ())]
+  uris = [entry.get("uri", "") for entry in entries]
+  return [path.parent / u for u in uris if u and not u.startswith("data:")]
 
 
 def _gltf_header(path: pathlib.Path) -> dict:
@@ -323,19 +340,17 @@ def _gltf_header(path: pathlib.Path) -> dict:
     ) from error
 
 
-def _missing_of_obj(path: pathlib.Path) -> list[str]:
-  """Names of files that an OBJ file, or its MTL files, name and that are not
-  beside it."""
-  missing = []
+def _side_files_of_obj(path: pathlib.Path) -> list[pathlib.Path]:
+  """Of an OBJ file: its MTL files, and the pictures that those name."""
+  files = []
   text = path.read_text("utf-8", "replace")
   for library in re.findall(r"^mtllib[ \t]+(.+?)\s*$", text, re.M):
     file = path.parent / library
+    files.append(file)
     if not file.exists():
-      missing.append(library)
       continue
     materials = file.read_text("utf-8", "replace")
     pattern = r"^\s*map_Kd[ \t]+(?:-\w+(?:[ \t]+[\d.+-]+)+[ \t]+)*(.+?)\s*$"
     for picture in re.findall(pattern, materials, re.M | re.I):
-      if not (file.parent / picture.replace("\\", "/")).exists():
-        missing.append(picture)
-  return missing
+      files.append(file.parent / picture.replace("\\", "/"))
+  return files

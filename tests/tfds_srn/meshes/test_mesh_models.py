@@ -178,6 +178,7 @@ def test_files_that_cannot_be_rendered_say_why(tmp_path):
   (tmp_path / "b.mtl").write_text("newmtl m\nmap_Kd -s 1 1 1 my wood.png\n")
   (tmp_path / "b.obj").write_text("mtllib b.mtl\nv 0 0 0\nv 1 0 0\nf 1 2 1\n")
   (tmp_path / "c.gltf").write_text('{"images": [{"uri": "gone.png"}]}')
+  (tmp_path / "d.gltf").write_text('{"buffers": [{"uri": "gone.bin"}]}')
   draco_file(tmp_path / "draco.glb")
   for name, reason in (
     ("empty.obj", "is empty"),
@@ -185,9 +186,10 @@ def test_files_that_cannot_be_rendered_say_why(tmp_path):
     ("cut.stl", "cannot be read|no triangles"),
     ("points.ply", "holds no triangles"),
     ("flat.obj", "all its corners in one point|no triangles"),
-    ("a.obj", r"lacks its texture or material file gone\.mtl"),
-    ("b.obj", r"lacks its texture or material file my wood\.png"),
-    ("c.gltf", r"lacks its texture or material file gone\.png"),
+    ("a.obj", r"lacks its texture, material or buffer file gone\.mtl"),
+    ("b.obj", r"lacks its texture, material or buffer file my wood\.png"),
+    ("c.gltf", r"lacks its texture, material or buffer file gone\.png"),
+    ("d.gltf", r"lacks its texture, material or buffer file gone\.bin"),
     ("draco.glb", "is Draco-compressed.*gltf-transform"),
   ):
     with pytest.raises(models.ModelError, match=reason):

@@ -202,6 +202,25 @@ def test_added_changed_and_removed_models_leave_each_in_one_split(
   assert test_synthetic.digest(root) == test_synthetic.digest(again)
 
 
+def test_a_changed_material_file_renders_its_model_anew(source, tmp_path):
+  (source / "wedge.mtl").write_text("newmtl m\nKd 0.9 0.1 0.1\n")
+  (source / "wedge.obj").write_text(
+    "mtllib wedge.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 1\n"
+    "usemtl m\nf 1 2 3\nf 1 2 4\n"
+  )
+  root, problems = mesh_scenes.write_scenes(
+    tmp_path / "a", str(source), OPTIONS, processes=1
+  )
+  assert not problems
+  before = test_synthetic.digest(root)
+  (source / "wedge.mtl").write_text("newmtl m\nKd 0.1 0.1 0.9\n")
+  mesh_scenes.write_scenes(root, str(source), OPTIONS, processes=1)
+  after = test_synthetic.digest(root)
+  changed = {name for name in before if before[name] != after[name]}
+  assert {name.split("/")[1] for name in changed} == {"wedge"}
+  assert any(name.endswith("rgb/000000.png") for name in changed)
+
+
 @pytest.mark.parametrize(
   "field,value,match",
   [
