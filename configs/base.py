@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
   synthetic.views = 50  # per train and validation scene; test scenes have 251
   synthetic.image_size = 128  # pixels
   synthetic.seed = 0
-  synthetic.markings = True  # patterns, stripes, numbers, letters on some
+  synthetic.markings = True  # and the other contrast of real cars
   # dataset "meshes": scenes rendered from the 3D models of data.source.
   meshes = data.meshes = ml_collections.ConfigDict()
   meshes.image_size = 128  # pixels

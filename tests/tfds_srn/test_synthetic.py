@@ -192,6 +192,32 @@ def test_left_and_right_differ_for_some_cars():
   assert 0 < sum(differ) < 30
 
 
+def test_cars_with_markings_have_more_contrast_and_others_stay_plain():
+  pose = camera_poses.look_at_origin(np.array([0.7, 0.7, 0.8]))
+
+  def contrast(has_markings: bool) -> float:
+    values = []
+    for index in range(24):
+      car = cars.sample_car(0, "train", index, has_markings)
+      picture, depth = ray_caster.render_view(car, pose, 32)
+      values.append(picture[depth > 0].std(0).mean())
+    return float(np.mean(values))
+
+  assert contrast(True) > 1.15 * contrast(False)
+  for index in range(60):
+    plan = plans.draw_plan(np.random.default_rng(index))
+    assert plan.roof is plan.paint
+
+
+def test_windows_leave_a_roof():
+  for index in range(200):
+    rng = np.random.default_rng(index)
+    plan = plans.like_real_cars(rng, plans.draw_plan(rng))
+    rise = plan.top - plan.belt
+    rear_edge = plan.cabin_rear + plan.rear_rake * rise
+    assert plan.cabin_front[1] - rear_edge > 0.09, plan.style
+
+
 def test_anti_aliasing_agrees_with_many_rays():
   car = cars.sample_car(0, "train", 0)
   pose = car_scenes.train_poses(0, "train", 0, 1)[0]

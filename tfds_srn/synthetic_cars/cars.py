@@ -23,14 +23,18 @@ def sample_car(
     seed: of the whole dataset, 0 or more.
     split: one of `SPLITS`; the same index in two splits gives two cars.
     index: of the car in its split, 0 or more.
-    has_markings: whether some cars have patterns, stripes, numbers or letters.
+    has_markings: whether some cars have patterns, stripes, numbers or letters,
+      and most the windows, the light and the contrast of real ones.
 
   Returns:
     the car, its style as the label.
   """
   rng = np.random.default_rng([seed, SPLITS.index(split), index])
   plan = plans.draw_plan(rng)
-  marks = markings.draw_markings(rng, plan) if has_markings else []
+  marks = []
+  if has_markings:
+    plan = plans.like_real_cars(rng, plan)
+    marks = markings.draw_markings(rng, plan)
   bodies = parts.bodies(plan, marks)
   corners = np.abs([body.box for body in bodies if body.box]).max((0, 1))
   wheels = parts.wheels(plan)

@@ -44,7 +44,7 @@ def draw_markings(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
   """Patterns, stripes, numbers and letters; for most cars none."""
   is_racer = plan.style in ("racer", "formula")
   patterns = (None, _spots, _bands, _split, _patches, _stripes)
-  shares = [0.62, 0.04, 0.05, 0.06, 0.05, 0.18]
+  shares = [0.52, 0.05, 0.07, 0.10, 0.08, 0.18]
   if is_racer:
     shares = [0.2, 0.1, 0.2, 0.15, 0.15, 0.2]
   pattern = patterns[rng.choice(len(patterns), p=shares)]
@@ -67,7 +67,7 @@ def _stripes(rng: np.random.Generator, plan: plans.Plan) -> Marking:
     on_top = np.abs(normals[:, 1]) < 0.6
     return on_top & (np.abs(np.abs(points[:, 1]) - centre) < width)
 
-  return Marking(covers, plans.body_colour(rng))
+  return Marking(covers, plans.colour_beside(rng, plan.paint))
 
 
 def _spots(rng: np.random.Generator, plan: plans.Plan) -> Marking:
@@ -82,7 +82,7 @@ def _spots(rng: np.random.Generator, plan: plans.Plan) -> Marking:
       covered |= ((points - centre) ** 2).sum(-1) < radius**2
     return covered
 
-  return Marking(covers, plans.body_colour(rng))
+  return Marking(covers, plans.colour_beside(rng, plan.paint))
 
 
 def _bands(rng: np.random.Generator, plan: plans.Plan) -> Marking:
@@ -97,7 +97,7 @@ def _bands(rng: np.random.Generator, plan: plans.Plan) -> Marking:
     phase = (points @ direction / period) % 1
     return (phase < share) & (points[:, 0] > begin)
 
-  return Marking(covers, plans.body_colour(rng))
+  return Marking(covers, plans.colour_beside(rng, plan.paint))
 
 
 def _split(rng: np.random.Generator, plan: plans.Plan) -> Marking:
@@ -109,12 +109,11 @@ def _split(rng: np.random.Generator, plan: plans.Plan) -> Marking:
     del normals
     return points @ direction < offset
 
-  return Marking(covers, plans.body_colour(rng))
+  return Marking(covers, plans.colour_beside(rng, plan.paint))
 
 
 def _patches(rng: np.random.Generator, plan: plans.Plan) -> Marking:
   """Irregular ones, where a few waves add up to much."""
-  del plan
   waves = rng.normal(0, 14, (5, 3))
   phases = rng.uniform(0, 2 * np.pi, 5)
   threshold = rng.uniform(0.3, 1.5)
@@ -123,7 +122,7 @@ def _patches(rng: np.random.Generator, plan: plans.Plan) -> Marking:
     del normals
     return np.sin(points @ waves.T + phases).sum(-1) > threshold
 
-  return Marking(covers, plans.body_colour(rng))
+  return Marking(covers, plans.colour_beside(rng, plan.paint))
 
 
 def _side_stripes(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
@@ -136,7 +135,7 @@ def _side_stripes(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
     band = np.abs(points[:, 2] - height) < width
     return band & np.isin(_facing(normals, 1), sides)
 
-  return [Marking(covers, plans.body_colour(rng))]
+  return [Marking(covers, plans.colour_beside(rng, plan.paint))]
 
 
 def _numbers(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
@@ -147,7 +146,7 @@ def _numbers(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
     for row in range(5)
   ]
   bitmap = np.array(rows, bool)[:, :-1]
-  colour = plans.body_colour(rng)
+  colour = plans.colour_beside(rng, plan.paint)
   door = (plan.door, (plan.bottom + plan.belt) / 2 + 0.01)
   hood = ((plan.hood_end + plan.front) / 2, 0.0)
   height = 0.42 * (plan.belt - plan.bottom)
@@ -169,7 +168,7 @@ def _numbers(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
 
 def _letters(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
   """Lines of something like writing on the sides, the tail and the hood."""
-  colour = plans.body_colour(rng)
+  colour = plans.colour_beside(rng, plan.paint)
   markings = []
   for _ in range(rng.integers(1, 4)):
     bitmap = rng.random((5, rng.integers(15, 40))) < 0.5

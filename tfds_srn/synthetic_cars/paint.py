@@ -74,8 +74,8 @@ def cabin(
   points,
   faces,
 ) -> np.ndarray:
-  """Roof and pillars in body colour, windows set between them."""
-  colour = np.tile(car.paint, (len(points), 1))
+  """Roof and pillars, windows set between them."""
+  colour = np.tile(car.roof, (len(points), 1))
   colour = _with_markings(marks, colour, points, body.normals[faces])
   colour[_is_window(car, body, points, faces)] = car.glass
   return colour

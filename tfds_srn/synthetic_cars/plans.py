@@ -117,6 +117,7 @@ class Plan:
   flared: bool  # fenders that stand out over the wheels
   paint: np.ndarray
   second: np.ndarray  # of the lower half and the small parts
+  roof: np.ndarray  # and of the pillars
   underside: np.ndarray
   glass: np.ndarray
   glass_opacity: float
@@ -208,6 +209,7 @@ def draw_plan(rng: np.random.Generator) -> Plan:
     rim=np.full(3, rng.uniform(0.3, 0.9)),
     flared=name == "beetle" or (racy and rng.random() < 0.6),
     paint=paint,
+    roof=paint,
     second=second if rng.random() < 0.3 else paint,
     underside=np.full(3, rng.uniform(0.2, 0.55))
     if rng.random() < 0.7
@@ -232,16 +234,48 @@ def draw_plan(rng: np.random.Generator) -> Plan:
   )
 
 
+def like_real_cars(rng: np.random.Generator, plan: Plan) -> Plan:
+  """With bright paint, large black windows and the light from above, as most
+  models of real cars have."""
+  paint, kind = plan.paint, rng.random()
+  if kind < 0.3:  # white and silver
+    paint = rng.uniform(0.75, 1.0) * rng.uniform(0.94, 1.0, 3)
+  elif kind < 0.65:
+    paint = _of_hue(rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.8, 1.0))
+  second = paint if plan.second is plan.paint else colour_beside(rng, paint)
+  kind = rng.random()
+  is_black = rng.random() < 0.7
+  rise = plan.top - plan.belt
+  room = (plan.cabin_front[0] - plan.cabin_rear - 0.1) / rise
+  return dataclasses.replace(
+    plan,
+    paint=paint,
+    second=second,
+    roof=DARK if kind < 0.15 else second if kind < 0.3 else paint,
+    glass=np.full(3, rng.uniform(0.01, 0.08)) if is_black else plan.glass,
+    glass_opacity=1.0 if is_black else plan.glass_opacity,
+    rake=min(plan.rake * rng.uniform(1.0, 1.6), 0.65 * room),
+    rear_rake=min(plan.rear_rake * rng.uniform(1.0, 1.8), 0.35 * room),
+    sky=rng.uniform(0.1, 0.45),
+  )
+
+
+def colour_beside(rng: np.random.Generator, paint: np.ndarray) -> np.ndarray:
+  """A colour that stands out from a paint."""
+  colours = [body_colour(rng) for _ in range(3)]
+  return max(colours, key=lambda c: np.abs(c - paint).sum())
+
+
 def body_colour(rng: np.random.Generator) -> np.ndarray:
   """Saturated paints and the greys, blacks and whites that real cars wear."""
   if rng.random() < 0.35:
     grey = rng.choice([0.07, 0.25, 0.5, 0.7, 0.92]) + rng.uniform(-0.05, 0.05)
     return np.clip(grey * rng.uniform(0.93, 1.0, 3), 0, 1)
-  hue, saturation, value = (
-    rng.random(),
-    rng.uniform(0.35, 1),
-    rng.uniform(0.3, 1),
-  )
+  return _of_hue(rng.random(), rng.uniform(0.35, 1), rng.uniform(0.3, 1))
+
+
+def _of_hue(hue: float, saturation: float, value: float) -> np.ndarray:
+  """RGB of HSV."""
   sector = (hue * 6 + np.array([5.0, 3.0, 1.0])) % 6
   return value - value * saturation * np.clip(
     np.minimum(sector, 4 - sector), 0, 1
