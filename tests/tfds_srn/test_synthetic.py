@@ -203,7 +203,7 @@ def test_cars_with_markings_have_more_contrast_and_others_stay_plain():
       values.append(picture[depth > 0].std(0).mean())
     return float(np.mean(values))
 
-  assert contrast(True) > 1.15 * contrast(False)
+  assert contrast(True) > 1.25 * contrast(False)
   for index in range(60):
     plan = plans.draw_plan(np.random.default_rng(index))
     assert plan.roof is plan.paint

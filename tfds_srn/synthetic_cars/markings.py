@@ -41,7 +41,7 @@ class Marking:
 
 
 def draw_markings(rng: np.random.Generator, plan: plans.Plan) -> list[Marking]:
-  """Patterns, stripes, numbers and letters; for most cars none."""
+  """Patterns, stripes, numbers and letters; many cars have none."""
   is_racer = plan.style in ("racer", "formula")
   patterns = (None, _spots, _bands, _split, _patches, _stripes)
   shares = [0.52, 0.05, 0.07, 0.10, 0.08, 0.18]
