@@ -9,6 +9,8 @@ for each row.
 How long a step of each row takes is measured first, in turns; the number of
 steps follows from it, so that what else the machine does later makes no
 difference. It goes on where it was stopped; `--rows=before,demo` does some.
+`DIR/runs.jsonl` has the figures of every run; with a copy of
+`docs/ablations.jsonl` there, the runs of that file are not done again.
 
 LPIPS and DISTS need their weights, see docs/evaluation.md.
 """
@@ -43,7 +45,7 @@ _WEIGHTS = flags.DEFINE_string("metric_weights", "auto", "As in the config.")
 
 _STEP_RUNS = 9  # of each row's step, timed in turns
 _TIMED_AT_ONCE = 5  # rows whose steps take turns, beside those of `before`
-_RENDER_SHARE = 0.45  # of the minutes, where the renderer has its own stage
+_RUNS = "runs.jsonl"  # a line for each run that was scored
 
 # Columns of the table: (title, row of results.json, score).
 COLUMNS = (
@@ -101,6 +103,9 @@ def config_of(fields: dict[str, Any]):
 def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
   """Seconds of a step: {row: [of the render's stage or 0, of the last]}."""
   results = measuring.Results(str(workdir / "steps.json"))
+  for run in read_runs(workdir):
+    if "seconds" in run and run["row"] not in results.values:
+      results.put(run["row"], {"seconds": run["seconds"]})
   waiting = [
     name
     for name in names
@@ -147,22 +152,31 @@ def time_steps(names: Collection[str]) -> dict[str, list[float]]:
 def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
   """Trains and scores a row with a seed, unless that is done."""
   row, folder = ROWS[name], workdir / f"{name}_{seed}"
-  if list(folder.glob("results*.json")):
+  if any((r["row"], r["seed"]) == (name, seed) for r in read_runs(workdir)):
     return
   fields = fields_of(row, seed)
+  line: dict[str, Any] = {"row": name, "seed": seed}
   if row.checkpoint_of:
     trained = workdir / f"{row.checkpoint_of}_{seed}"
-    early = min(trained.glob("checkpoints/*"), key=lambda p: int(p.name))
+    steps_saved = trained.glob("checkpoints/*")
+    early = min(steps_saved, key=lambda path: int(path.name), default=None)
+    if early is None:
+      raise FileNotFoundError(
+        f"{trained} has no checkpoint, which {name} draws with: take"
+        f" {row.checkpoint_of}'s line out of {_RUNS} to train it again"
+      )
     if "sampler.guide" in fields:
       fields["sampler.guide"] = str(early)
     flags_of_run = [f"--checkpoint={trained}"]
   else:
-    seconds = 60 * _MINUTES.value
-    of_render, of_last = steps[name]
+    # Both stages, where there are two, in the demo's proportion.
+    train = demo.get_config().train
+    ratio = train.render_steps / train.steps
+    of_render, of_last = line["seconds"] = steps[name]
+    count = int(60 * _MINUTES.value / (ratio * of_render + of_last))
+    fields["train.steps"] = count
     if of_render:
-      fields["train.render_steps"] = int(seconds * _RENDER_SHARE / of_render)
-      seconds *= 1 - _RENDER_SHARE
-    fields["train.steps"] = int(seconds / of_last)
+      fields["train.render_steps"] = int(ratio * count)
     every = fields["train.steps"] // 4
     fields |= {"checkpoint.every": every, "checkpoint.keep_every": every}
     launch("train", folder, fields | _QUIET, workdir)
@@ -177,6 +191,18 @@ def run_row(workdir: pathlib.Path, name: str, seed: int, steps: dict) -> None:
     fields |= _held_out_fields(workdir)
     fields |= {"evaluate.split": "test", "evaluate.targets": "others"}
   launch("evaluate", folder, fields, workdir, flags_of_run)
+  (results,) = folder.glob("results*.json")
+  scores = json.loads(results.read_text())["rows"]
+  line["scores"] = {kind: scores[kind] for _, kind, _ in COLUMNS}
+  with open(workdir / _RUNS, "a") as file:
+    file.write(json.dumps(line) + "\n")
+
+
+def read_runs(workdir: pathlib.Path) -> list[dict]:
+  """The runs that were scored: row, seed, seconds of a step, scores."""
+  path = workdir / _RUNS
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines]
 
 
 def _held_out_fields(workdir: pathlib.Path) -> dict[str, Any]:
@@ -216,10 +242,7 @@ def table(workdir: pathlib.Path) -> str:
     "|---" * (len(COLUMNS) + 2) + "|",
   ]
   for name, row in ROWS.items():
-    found = [
-      json.loads(path.read_text())["rows"]
-      for path in sorted(workdir.glob(f"{name}_[0-9]*/results*.json"))
-    ]
+    found = [r["scores"] for r in read_runs(workdir) if r["row"] == name]
     if not found:
       continue
     cells = []

@@ -104,7 +104,7 @@ def consistency_frames(views, poses, intrinsics, b: int):
     rendering.expected_depth(weighted, opacity),
     opacity,
     np.asarray(poses[b]),
-    intrinsics,
+    np.atleast_2d(intrinsics)[0],  # all views of a path have one lens
   )
 
 

@@ -308,9 +308,9 @@ def get_config() -> ml_collections.ConfigDict:
   rollout.anchors = 6  # of policy anchors
   # 2: every frame is drawn again, given all others.
   rollout.passes = 1
-  # All frames of a scene are drawn with the same noise, so that they differ by
-  # what conditions them alone.
-  rollout.same_noise = False
+  # own: each frame has noise of its own. screen, surface: all of a scene share
+  # it, standing still on the screen or sticking to what they show.
+  rollout.noise = "own"
   # Noise that drawn views are said to have, in units of input_noise_max; needs
   # model.encoder.noise_told.
   rollout.drawn_noise = 0.0

@@ -74,7 +74,7 @@ def get_config():
   config.sampler.churn = 0.41
   # It learned from one input view.
   config.rollout.policy = "input"
-  config.rollout.same_noise = True
+  config.rollout.noise = "surface"
   config.evaluate.split = "validation"
   config.evaluate.input_views = (0,)
   config.evaluate.targets = "spread"

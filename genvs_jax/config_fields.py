@@ -79,7 +79,7 @@ _FIELDS_BY_ROLE = {
   """,
   SCORE: """
     rollout.policy rollout.random_views rollout.nearest_views
-    rollout.bank_dtype rollout.same_noise rollout.drawn_noise
+    rollout.bank_dtype rollout.noise rollout.drawn_noise
     rollout.anchors rollout.passes
     sample.split sample.scene sample.scenes sample.input_views sample.path
     sample.frames sample.elevation sample.unconditional sample.trajectories

@@ -20,6 +20,7 @@ RENAMED = {
   "train.sheet_every": "train.image_grid_every",
   "train.sheet_scenes": "train.image_grid_scenes",
   "sampler.weights": "sampler.params",
+  "rollout.same_noise": "rollout.noise",
   "sample.progress": "sample.trajectories",
   "evaluate.weights": "evaluate.metric_weights",
   "evaluate.spread": "evaluate.spread_views",
@@ -44,7 +45,7 @@ ADDED = {
   "rollout.anchors": 6,
   "rollout.passes": 1,
   "sampler.guide": "",
-  "rollout.same_noise": False,
+  "rollout.noise": "own",
   "photos.background": "alpha",
   "sample.film": "side_by_side",
   "sample.point_colours": "samples",
@@ -72,9 +73,10 @@ ADDED = {
   "data.meshes.seed": 0,
 }
 # Values that were renamed with them.
-_RENAMED_VALUES = {
+_RENAMED_VALUES: dict[str, dict[Any, Any]] = {
   "init_from.params": {"params": "raw"},
   "sampler.params": {"params": "raw"},
+  "rollout.noise": {True: "screen", False: "own"},
 }
 
 

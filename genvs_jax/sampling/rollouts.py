@@ -24,7 +24,12 @@ from genvs_jax.runtime import compilation
 from genvs_jax.runtime import messages
 from genvs_jax.sampling import bank
 from genvs_jax.sampling import policies
+from genvs_jax.sampling import surface_noise
 from genvs_jax.sampling import view_synthesis
+
+# Where the sampler's noise comes from: each frame has its own, or all frames of
+# a scene have the same, on the screen or on the surface that they show.
+NOISES = ("own", "screen", "surface")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Options:
     bank_dtype: of them.
     sampler: see `view_synthesis.build_sampler`; None draws RGB renders.
     trajectories: frames whose estimates at each step are returned.
-    same_noise: draw all frames of a scene with the same noise.
+    noise: of the frames of a scene, one of `NOISES`.
     drawn_noise: deviation of the noise that drawn views are said to have.
     passes: over the path; those after the first draw every frame again, given
       all the others.
@@ -48,7 +53,7 @@ class Options:
   bank_dtype: Any
   sampler: Callable | None
   trajectories: tuple[int, ...]
-  same_noise: bool = False
+  noise: str = "own"
   drawn_noise: float = 0.0
   passes: int = 1
 
@@ -129,7 +134,7 @@ class Rollout:
       intrinsics=intrinsics,
       drawn_noise=self._options.drawn_noise,
     )
-    numbers = np.arange(frames) * (not self._options.same_noise)
+    numbers = np.arange(frames) * (self._options.noise == "own")
     keys = view_synthesis.view_keys(seed, inputs["scene"], numbers)
     # The last frame conditions nothing, and with some policies no frame does.
     passes = self._options.passes if policy.uses_frames else 1
@@ -255,8 +260,14 @@ class Rollout:
     features = features[:, :, 0]
     if len(features) == 1:
       features, attended = jax.tree.map(lambda x: x[0], (features, attended))
+    surface = None
+    if self._options.noise == "surface":
+      depth, opacity = views.weighted_depth[:, 0], views.opacity[:, 0]
+      surface = surface_noise.surface_of(
+        self._model, target, drawn_with, depth, opacity
+      )
     samples, estimates = self._options.sampler(
-      variables, features, keys, attended
+      variables, features, keys, attended, surface
     )
     views = views._replace(sample=samples[:, None])
     if self._options.trajectories:
@@ -292,6 +303,7 @@ def build_rollout(
   """
   config = config.copy_and_resolve_references()
   messages.check_at_least("rollout.passes", config.rollout.passes, 1)
+  messages.check_choice("rollout.noise", config.rollout.noise, NOISES)
   if config.rollout.drawn_noise and not model.noise_told:
     raise ValueError(
       f"rollout.drawn_noise is {config.rollout.drawn_noise}, but the model was"
@@ -305,7 +317,7 @@ def build_rollout(
       view_synthesis.build_sampler(config, model) if has_denoiser else None
     ),
     trajectories=tuple(trajectories),
-    same_noise=config.rollout.same_noise,
+    noise=config.rollout.noise,
     drawn_noise=config.rollout.drawn_noise,
     passes=config.rollout.passes,
   )

@@ -19,6 +19,7 @@ from genvs_jax.models import cross_views
 from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import messages
+from genvs_jax.sampling import surface_noise
 
 Array = jax.Array | np.ndarray
 # What is folded into the key of a view for noise beside that of its steps,
@@ -113,15 +114,17 @@ def build_sampler(
 
   Features are the conditioning images [n,H,W,F+G], or [steps,n,H,W,F+G] with
   one for each step. A denoiser of residuals starts at the render plus noise of
-  sigma_max, and not at noise alone.
+  sigma_max, and not at noise alone. With a `surface`, noise sticks to that.
   """
   build_solver = _build_solver(config, model)
   sigmas = samplers.build_sigmas(config)
 
   def draw(
-    variables, features, keys, views=None
+    variables, features, keys, views=None, surface=None
   ) -> tuple[jax.Array, jax.Array]:
-    solver, noise, to_picture = build_solver(variables, features, keys, views)
+    solver, noise, to_picture = build_solver(
+      variables, features, keys, views, surface
+    )
     images, estimates = samplers.run(solver, noise, sigmas)
     return to_picture(images), to_picture(estimates)
 
@@ -133,11 +136,11 @@ class Steps(NamedTuple):
 
   Attributes:
     number: of the steps.
-    start: the jitted (variables, features, keys, views) -> carry; see
+    start: the jitted (variables, features, keys, views, surface) -> carry; see
       `build_sampler` for the arguments.
-    step: the jitted (variables, features, keys, views, carry, i) -> carry,
-      the estimate [n,H,W,3] of the pictures and, after the last step, the
-      pictures themselves.
+    step: the jitted (variables, features, keys, views, surface, carry, i) ->
+      carry, the estimate [n,H,W,3] of the pictures and, after the last step,
+      the pictures themselves.
   """
 
   number: int
@@ -153,13 +156,15 @@ def build_steps(
   sigmas = samplers.build_sigmas(config)
 
   @jax.jit
-  def start(variables, features, keys, views):
-    solver, noise, _ = build_solver(variables, features, keys, views)
+  def start(variables, features, keys, views, surface):
+    solver, noise, _ = build_solver(variables, features, keys, views, surface)
     return solver.start(noise * sigmas[0])
 
   @jax.jit
-  def step(variables, features, keys, views, carry, i):
-    solver, _, to_picture = build_solver(variables, features, keys, views)
+  def step(variables, features, keys, views, surface, carry, i):
+    solver, _, to_picture = build_solver(
+      variables, features, keys, views, surface
+    )
     carry, estimate = solver.step(carry, (i, sigmas[i], sigmas[i + 1]))
     return carry, to_picture(estimate), to_picture(solver.image(carry))
 
@@ -169,8 +174,9 @@ def build_steps(
 def _build_solver(
   config: ml_collections.ConfigDict, model: pipeline.Model
 ) -> Callable:
-  """(variables, features, keys, views) -> the solver of these pictures, unit
-  noise like them, and a function from its images to pictures in [0,1]."""
+  """(variables, features, keys, views, surface) -> the solver of these
+  pictures, unit noise like them, and a function from its images to pictures in
+  [0,1]."""
   options = config.sampler
   messages.check_choice("sampler.name", options.name, samplers.SOLVERS)
   steps = config.sampler.steps
@@ -180,7 +186,7 @@ def _build_solver(
   low, high = (level * unit for level in options.guidance_interval)
   size = model.image_size
 
-  def build(variables, features, keys, views):
+  def build(variables, features, keys, views, surface=None):
     blank = jnp.zeros((len(keys), size, size, 3))
     null = denoising.null_features(
       model,
@@ -189,7 +195,10 @@ def _build_solver(
     )
 
     def noise(number):
-      return samplers.normal_like(_fold(keys, number), blank)
+      of_number = _fold(keys, number)
+      if surface is not None:
+        return surface_noise.normal(of_number, surface)
+      return samplers.normal_like(of_number, blank)
 
     by_step = features if features.ndim == 5 else None
     # Samplers go from noise to an image around 0; around `start` here.

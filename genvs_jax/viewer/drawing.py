@@ -12,9 +12,11 @@ import ml_collections
 import numpy as np
 
 from genvs_jax.images import grids
+from genvs_jax.models import camera_channels
 from genvs_jax.models import pipeline
 from genvs_jax.runtime import compilation
 from genvs_jax.sampling import rollouts
+from genvs_jax.sampling import surface_noise
 from genvs_jax.sampling import view_synthesis
 
 _SMALLEST_RENDER = 8  # pixels
@@ -45,11 +47,13 @@ class Render(NamedTuple):
   Attributes:
     features: conditioning image [1,H,W,F+G].
     attended: what `cross_views` attends to; None for a model without.
+    surface: that it shows.
     views: pictures, Q and B left out; NumPy.
   """
 
   features: jax.Array
   attended: Any
+  surface: surface_noise.Surface
   views: view_synthesis.Views
 
 
@@ -85,6 +89,9 @@ class SceneDrawing:
         functools.partial(view_synthesis.render_inputs, m), what
       )
       for m, what in ((model, "render"), (small_model, "small render"))
+    )
+    self._surface_of = jax.jit(
+      functools.partial(surface_noise.surface_of, model)
     )
     self._inputs: dict[str, np.ndarray] = {}
     self._encoded: pipeline.InputViews | None = None
@@ -134,8 +141,12 @@ class SceneDrawing:
     draw = self._render_small if is_small else self._render
     poses = np.asarray(pose, np.float32)[None, None]
     features, attended, views = draw(self._variables, self._encoded, poses)
+    lens = camera_channels.target_intrinsics(self._encoded)[:, 0]
+    surface = self._surface_of(
+      poses[0], lens, views.weighted_depth[0], views.opacity[0]
+    )
     views = jax.tree.map(lambda x: np.asarray(x)[0, 0], views)
-    return Render(features[0], attended, views)
+    return Render(features[0], attended, surface, views)
 
   def sample(
     self, render: Render, settings: Settings
@@ -153,9 +164,15 @@ class SceneDrawing:
     assert self._build_steps is not None
     steps = self._build_steps(settings)
     scene = np.asarray([self._inputs["scene"]])
-    # The same noise from everywhere, so that neighbouring views agree.
+    # The same noise on a surface from everywhere: neighbouring views agree.
     keys = view_synthesis.view_keys(settings.seed, scene, np.zeros(1, int))[0]
-    arguments = self._variables, render.features, keys, render.attended
+    arguments = (
+      self._variables,
+      render.features,
+      keys,
+      render.attended,
+      render.surface,
+    )
     carry = steps.start(*arguments)
     for i in range(steps.number):
       carry, estimate, picture = steps.step(*arguments, carry, np.int32(i))

@@ -75,17 +75,17 @@ def test_later_frames_depend_on_earlier_ones(scene, drawn):
     assert (difference < 1e-4) == close
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_frames_can_share_their_noise(scene, same):
+@pytest.mark.parametrize("noise", rollouts.NOISES)
+def test_frames_can_share_their_noise(scene, noise):
   """Two frames from one camera differ by their noise alone."""
   config, model, variables, inputs = scene
   config = config.copy_and_resolve_references()
-  config.rollout.policy, config.rollout.same_noise = "input", same
+  config.rollout.policy, config.rollout.noise = "input", noise
   rollout = rollouts.build_rollout(config, model)
   path = np.stack([POSES[2], POSES[2]])
   first, second = rollout.run(variables, inputs, path, 0)
   np.testing.assert_array_equal(first.rgb, second.rgb)
-  assert np.array_equal(first.sample, second.sample) == same
+  assert np.array_equal(first.sample, second.sample) == (noise != "own")
   # Scenes have noise of their own all the same.
   assert np.abs(first.sample[0] - first.sample[1]).max() > 0.1
 

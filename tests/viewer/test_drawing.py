@@ -10,7 +10,6 @@ from genvs_jax.diffusion import samplers
 from genvs_jax.geometry import camera_paths
 from genvs_jax.images import grids
 from genvs_jax.sampling import rollouts
-from genvs_jax.sampling import view_synthesis
 from genvs_jax.viewer import drawing
 from genvs_jax.viewer import scenes
 
@@ -38,11 +37,12 @@ def pose():
   return np.asarray(camera_paths.orbit(5, 30.0, 1.3)[2])
 
 
-def synthesized(genvs, inputs, pose, config, seed):
-  draw = view_synthesis.build_synthesize(config, genvs.model)
+def first_frame(genvs, inputs, pose, config, seed):
+  """Of a rollout whose noise sticks to surfaces, as the viewer's does."""
+  config.rollout.policy, config.rollout.noise = "input", "surface"
+  rollout = rollouts.build_rollout(config, genvs.model)
   batch = {key: np.asarray(value)[None] for key, value in inputs.items()}
-  keys = view_synthesis.view_keys(seed, [3], [0])
-  views = draw(genvs.variables, batch, pose[None, None], keys)
+  (views,) = rollout.run(genvs.variables, batch, pose[None], seed)
   return jax.tree.map(lambda x: np.asarray(x)[0, 0], views)
 
 
@@ -50,7 +50,7 @@ def synthesized(genvs, inputs, pose, config, seed):
 def test_a_sample_in_steps_is_the_sample(genvs, inputs, scene, pose, name):
   config = genvs.config.copy_and_resolve_references()
   config.sampler.name, config.sampler.steps = name, 4
-  whole = synthesized(genvs, inputs, pose, config, seed=7)
+  whole = first_frame(genvs, inputs, pose, config, seed=7)
   settings = drawing.Settings(name, 4, 1.0, "input", 7)
   render = scene.render(pose)
   np.testing.assert_allclose(render.views.rgb, whole.rgb, atol=1e-5)
