@@ -41,9 +41,10 @@ _BEFORE: dict[str, Any] = {
   "optimizer.denoiser_rate": 1e-3,
   "optimizer.schedule": "constant",
   "sampler.steps": 8,
+  "sampler.name": "euler",
   "sampler.churn": 0.4,
   "sampler.sigma_max": 80.0,
-  "rollout.same_noise": False,
+  "rollout.noise": "own",
 }
 _RESIDUAL: dict[str, Any] = {
   "diffusion.target": "residual",
@@ -142,6 +143,17 @@ ROWS = {
   ),
   "demo_cross_views": Row(
     "+ attention to the input views", {"model.denoiser.cross_views": True}
+  ),
+  "demo_euler": Row(
+    "Euler's sampler, churn 0.41",
+    {"sampler.name": "euler", "sampler.churn": 0.41},
+    "demo",
+  ),
+  "demo_own_noise": Row(
+    "each frame with noise of its own", {"rollout.noise": "own"}, "demo"
+  ),
+  "demo_screen_noise": Row(
+    "noise that stands still on the screen", {"rollout.noise": "screen"}, "demo"
   ),
   "demo_nearest": Row(
     "rollouts from drawn views too", {"rollout.policy": "nearest"}, "demo"

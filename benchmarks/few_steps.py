@@ -43,6 +43,7 @@ METHODS = {
   "Heun": ("heun", 0.0),
   "Heun, churn 0.4": ("heun", 0.4),
   "DPM++ 2M": ("dpmpp_2m", 0.0),
+  "Renoise": ("renoise", 0.0),
 }
 # score -> its title, and the range of the plot around the render's
 SCORES = {

@@ -1,13 +1,14 @@
-"""Which views to keep, and whether to draw views again.
+"""Which views to keep, whether to draw views again, and with what noise.
 
   python -m benchmarks.rollout_policies --checkpoint=MODEL --workdir=DIR
 
 Rolls scenes of the validation split out along an orbit by every policy, once
 and with a second pass, and prints a table; then draws one orbit of 100 frames
 by each and plots how it drifts (`pip install -e '.[plots]'`): PSNR of a frame
-against the true picture, by its number. It goes on where it was
-stopped. LPIPS is that of the frames against the scenes' true pictures, which
-the generator draws for the path; it needs its weights, see docs/evaluation.md.
+against the true picture, by its number. It goes on where it was stopped;
+`--policies=input,nearest` does some. LPIPS is that of the frames against the
+scenes' true pictures, which the generator draws for the path; it needs its
+weights, see docs/evaluation.md.
 """
 
 import json
@@ -20,6 +21,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import checkpoint_scenes
+from benchmarks import measuring
 from genvs_jax.data import paths
 from genvs_jax.evaluation import consistency
 from genvs_jax.evaluation import image_scores
@@ -38,11 +40,14 @@ _SCENES = flags.DEFINE_integer("scenes", 10, "Of the validation split.")
 _FRAMES = flags.DEFINE_integer("frames", 20, "Of an orbit.")
 _DRIFT_FRAMES = flags.DEFINE_integer("drift_frames", 100, "Of the long orbit.")
 _FIT = flags.DEFINE_bool("field_fit", True, "The slower consistency score too.")
+_POLICIES = flags.DEFINE_list("policies", [], "Some rows; by default all.")
 _WEIGHTS = flags.DEFINE_string("metric_weights", "auto", "As in the config.")
 
 # name -> fields of `rollout`
 POLICIES = {
-  "input": {"policy": "input"},
+  "input": {"policy": "input", "noise": "surface"},
+  "input with noise on the screen": {"policy": "input", "noise": "screen"},
+  "input with noise of its own": {"policy": "input", "noise": "own"},
   "reference": {"policy": "reference"},
   "reference, twice": {"policy": "reference", "passes": 2},
   "nearest": {"policy": "nearest"},
@@ -64,7 +69,8 @@ def main(argv):
     _CHECKPOINT.value, _WORKDIR.value, _SCENES.value
   )
   scorer = image_scores.Scorer(_WEIGHTS.value)
-  for name, fields in POLICIES.items():
+  for name in _POLICIES.value or POLICIES:
+    fields = POLICIES[name]
     if name not in results:
       config = genvs.config.copy_and_resolve_references()
       config.rollout.update(fields)
@@ -190,4 +196,5 @@ def plot(results: dict, path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
+  measuring.check_names("policies", tuple(POLICIES))
   app.run(main)

@@ -281,7 +281,7 @@ def get_config() -> ml_collections.ConfigDict:
   # How a view is drawn.
   sampler = config.sampler = ml_collections.ConfigDict()
   # The choice of these three: docs/performance.md.
-  sampler.name = "euler"  # or heun, dpmpp_2m
+  sampler.name = "euler"  # or heun, dpmpp_2m, renoise
   sampler.steps = 18
   sampler.sigma_min = 0.01  # in diffusion.units, as the interval below
   sampler.sigma_max = 80.0

@@ -37,10 +37,9 @@ def get_config():
   config.train.target_views = 1
   config.checkpoint.every = 500
 
-  # Few steps from little noise: with more, the samples have more texture, and
-  # more of it in the wrong colours.
-  config.sampler.steps = 4
-  config.sampler.sigma_max = 2.0
+  # From little noise: with more, frames of a rollout agree less.
+  config.sampler.steps = 10
+  config.sampler.sigma_max = 4.0
 
   # SRN's protocol: view 64 of the test spiral, pixelNeRF's subset of targets.
   config.evaluate.split = "test"

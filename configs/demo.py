@@ -66,12 +66,12 @@ def get_config():
   config.optimizer.period = 0  # each stage's own
   config.optimizer.final_rate = 1e-5
   config.optimizer.clip_norm = 10.0
-  # From the render on, not from noise: few steps do, and with much noise put
-  # back between them they forget the speckle of the first.
+  # From the render on, not from noise: few steps do, and with new noise in each
+  # they forget the speckle of the first.
+  config.sampler.name = "renoise"
   config.sampler.steps = 3
   config.sampler.sigma_min = 0.05
   config.sampler.sigma_max = 20.0
-  config.sampler.churn = 0.41
   # It learned from one input view.
   config.rollout.policy = "input"
   config.rollout.noise = "surface"

@@ -114,7 +114,7 @@ def test_unknown_sampler_is_refused(drawn):
   config = config.copy_and_resolve_references()
   config.sampler.name = "ddim"
   with pytest.raises(
-    ValueError, match="'ddim', expected one of euler, heun, dpmpp_2m"
+    ValueError, match="'ddim', expected one of euler, heun, dpmpp_2m, renoise"
   ):
     view_synthesis.build_synthesize(config, model)
 
