@@ -23,6 +23,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import checkpoint_scenes
+from benchmarks import measuring
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import prediction
@@ -34,14 +35,15 @@ _COUNTS = flags.DEFINE_list(
   "evaluations", [1, 2, 3, 4, 6, 10, 18, 35, 50], "Of the network, at most."
 )
 _SCENES = flags.DEFINE_integer("scenes", 24, "Of the validation split.")
+_METHODS = flags.DEFINE_list("methods", [], "Some rows; by default all.")
 _WEIGHTS = flags.DEFINE_string("metric_weights", "auto", "As in the config.")
 
 # name -> (sampler, churn per step)
 METHODS = {
   "Euler": ("euler", 0.0),
-  "Euler, churn 0.4": ("euler", 0.4),
+  "Euler with churn 0.4": ("euler", 0.4),
   "Heun": ("heun", 0.0),
-  "Heun, churn 0.4": ("heun", 0.4),
+  "Heun with churn 0.4": ("heun", 0.4),
   "DPM++ 2M": ("dpmpp_2m", 0.0),
   "Renoise": ("renoise", 0.0),
 }
@@ -80,7 +82,8 @@ def measure(results: dict, path: pathlib.Path) -> None:
   scorer = image_scores.Scorer(_WEIGHTS.value)
   results["views"] = sum(len(s.images) for s in scenes)
   results["scenes"] = len(scenes)
-  for name, (sampler, churn) in METHODS.items():
+  for name in _METHODS.value or METHODS:
+    sampler, churn = METHODS[name]
     for most in map(int, _COUNTS.value):
       steps, evaluations = steps_for(sampler, most)
       key = f"{name}/{most}"
@@ -187,4 +190,5 @@ def plot(results: dict, path: str) -> None:
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("workdir")
+  measuring.check_names("methods", tuple(METHODS))
   app.run(main)
