@@ -9,8 +9,8 @@ for each row.
 How long a step of each row takes is measured first, in turns; the number of
 steps follows from it, so that what else the machine does later makes no
 difference. It goes on where it was stopped; `--rows=before,demo` does some.
-`DIR/runs.jsonl` has the figures of every run; with a copy of
-`docs/ablations.jsonl` there, the runs of that file are not done again.
+`DIR/runs.jsonl` has the figures of every run; what a copy of it holds is not
+done again on another machine.
 
 LPIPS and DISTS need their weights, see docs/evaluation.md.
 """

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks import ablation_rows
 from benchmarks import loop
 from benchmarks import measuring
 from benchmarks import memory_scenes
@@ -17,6 +18,8 @@ from benchmarks import profiling
 from benchmarks import run
 from benchmarks import storage
 from configs import debug
+from configs import demo
+from genvs_jax import config_fields
 from genvs_jax.models import builders
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,6 +135,17 @@ def test_two_files_are_compared_by_medians():
   *_, row = measuring.comparison(old, new).splitlines()
   cells = [cell.strip() for cell in row.strip("|").split("|")]
   assert cells == ["x", "2", "1", "0.50", "4", "2", "0.50"]
+
+
+@pytest.mark.parametrize("name", ablation_rows.ROWS)
+def test_fields_of_ablations_are_there_and_act(name):
+  """What `launch.py` would refuse hours later."""
+  row = ablation_rows.ROWS[name]
+  config = demo.get_config()
+  assert row.fields.keys() <= config_fields.flatten(config).keys()
+  config.update_from_flattened_dict(row.fields)
+  config_fields.check_overrides(config, row.fields)
+  assert not row.checkpoint_of or row.checkpoint_of in ablation_rows.ROWS
 
 
 def test_fields_of_the_command_line():

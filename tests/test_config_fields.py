@@ -174,6 +174,9 @@ def test_names_of_older_versions_are_understood(old_workdir):
   assert max(apart) > 0
   values = config_history.from_dict({"sampler": {"weights": "params"}})
   assert values.sampler.params == "raw"
+  for same, noise in ((True, "screen"), (False, "own")):
+    values = config_history.from_dict({"rollout": {"same_noise": same}})
+    assert values.rollout.noise == noise and "same_noise" not in values.rollout
 
 
 @pytest.mark.slow

@@ -121,11 +121,7 @@ def dpmpp_2m_solver(
   It has no place for churn.
   """
   del steps, step_noise
-  if churn.amount:
-    raise ValueError(
-      f"sampler.churn is above 0 ({churn.amount:g} over all steps), but"
-      " dpmpp_2m is deterministic: set it to 0 or choose euler or heun"
-    )
+  _refuse_churn(churn, "dpmpp_2m is deterministic")
 
   def step(carry, inputs):
     x, previous, previous_h = carry
@@ -158,7 +154,8 @@ def renoise_solver(
   than the data and lie nearer the mean; but no step hands its errors on as
   noise, which a network trained for a short time needs most.
   """
-  del steps, churn
+  del steps
+  _refuse_churn(churn, "renoise draws all of its noise anew")
 
   def step(x, inputs):
     i, sigma, sigma_next = inputs
@@ -166,6 +163,15 @@ def renoise_solver(
     return estimate + sigma_next * step_noise(i), estimate
 
   return Solver(_same, step, _same)
+
+
+def _refuse_churn(churn: Churn, reason: str) -> None:
+  """For samplers that have no place for it."""
+  if churn.amount:
+    raise ValueError(
+      f"sampler.churn is above 0 ({churn.amount:g} over all steps), but"
+      f" {reason}: set it to 0 or choose euler or heun"
+    )
 
 
 def _same(x: jax.Array) -> jax.Array:

@@ -103,13 +103,11 @@ def _at_cells(keys: jax.Array, cells: jax.Array) -> jax.Array:
   not on the pixel."""
   x, y, z = jnp.moveaxis(cells % _CELLS, -1, 0)
   numbers = (x + _CELLS * (y + _CELLS * z)).astype(jnp.uint32)
-
-  def draw(key, number):
-    return jax.random.normal(jax.random.fold_in(key, number), (3,))
-
-  of_frame = jax.vmap(draw, (None, 0))
-  noise = jax.vmap(of_frame)(keys, numbers.reshape(len(keys), -1))
-  return noise.reshape(cells.shape)
+  fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
+  of_cells = fold_in(keys, numbers.reshape(len(keys), -1)).reshape(-1)
+  return samplers.normal_like(of_cells, cells.reshape(-1, 3)).reshape(
+    cells.shape
+  )
 
 
 def _whiten(noise: jax.Array, points: jax.Array, axis: int) -> jax.Array:

@@ -47,13 +47,13 @@ class Render(NamedTuple):
   Attributes:
     features: conditioning image [1,H,W,F+G].
     attended: what `cross_views` attends to; None for a model without.
-    surface: that it shows.
+    surface: that it shows; None of a small one, which is not sampled.
     views: pictures, Q and B left out; NumPy.
   """
 
   features: jax.Array
   attended: Any
-  surface: surface_noise.Surface
+  surface: surface_noise.Surface | None
   views: view_synthesis.Views
 
 
@@ -141,10 +141,12 @@ class SceneDrawing:
     draw = self._render_small if is_small else self._render
     poses = np.asarray(pose, np.float32)[None, None]
     features, attended, views = draw(self._variables, self._encoded, poses)
-    lens = camera_channels.target_intrinsics(self._encoded)[:, 0]
-    surface = self._surface_of(
-      poses[0], lens, views.weighted_depth[0], views.opacity[0]
-    )
+    surface = None
+    if not is_small:
+      lens = camera_channels.target_intrinsics(self._encoded)[:, 0]
+      surface = self._surface_of(
+        poses[0], lens, views.weighted_depth[0], views.opacity[0]
+      )
     views = jax.tree.map(lambda x: np.asarray(x)[0, 0], views)
     return Render(features[0], attended, surface, views)
 
@@ -226,8 +228,6 @@ def build_drawing(
     changed.sampler.name = settings.sampler
     changed.sampler.steps = settings.steps
     changed.sampler.guidance = settings.guidance
-    if settings.sampler == "dpmpp_2m":
-      changed.sampler.churn = 0.0
     changed.rollout.policy = settings.policy
     return changed
 

@@ -101,9 +101,13 @@ def test_churn_by_config(debug_config):
     assert churn.amount == pytest.approx(amount)
 
 
-def test_dpmpp_2m_refuses_churn():
-  with pytest.raises(ValueError, match="dpmpp_2m is deterministic"):
-    samplers.dpmpp_2m(
+@pytest.mark.parametrize(
+  "name, reason",
+  [("dpmpp_2m", "is deterministic"), ("renoise", "draws all of its noise")],
+)
+def test_churn_has_no_place(name, reason):
+  with pytest.raises(ValueError, match=f"{name} {reason}"):
+    samplers.SAMPLERS[name](
       denoise,
       jnp.zeros((1, 1, 1, 3)),
       samplers.karras_sigmas(4, 0.1, 10.0),
