@@ -133,6 +133,7 @@ def dpmpp_2m_solver(
     extrapolate = (i > 0) & (sigma_next > 0)
     slope = jnp.where(extrapolate, h / (2 * previous_h), 0.0)
     target = estimate + slope * (estimate - previous)
+    # Exact where `target` stays the same over the step.
     x = sigma_next / sigma * x - jnp.expm1(-h) * target
     return (x, estimate, h), estimate
 
@@ -160,6 +161,7 @@ def renoise_solver(
   def step(x, inputs):
     i, sigma, sigma_next = inputs
     estimate = denoise(x, sigma, i)
+    # None of x itself is kept; the last step, to sigma = 0, adds nothing.
     return estimate + sigma_next * step_noise(i), estimate
 
   return Solver(_same, step, _same)
@@ -182,6 +184,7 @@ def _same(x: jax.Array) -> jax.Array:
 def run(solver: Solver, noise: jax.Array, sigmas: jax.Array) -> Result:
   """All steps of a solver in one scan."""
   steps = jnp.arange(len(sigmas) - 1)
+  # At the largest sigma the image itself is lost in the noise.
   carry, estimates = jax.lax.scan(
     solver.step,
     solver.start(noise * sigmas[0]),
