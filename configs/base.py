@@ -27,9 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Where prepared datasets live. "" means $TFDS_DATA_DIR, else
   # ~/tensorflow_datasets; "WORKDIR/..." starts at --workdir.
   data.data_dir = ""
-  # For --mode=prepare: folder, or zip files separated by commas, in SRN
-  # layout; for meshes, of 3D models. synthetic_cars writes its scenes there (""
-  # = beside the dataset).
+  # For --mode=prepare: folder, or zip files separated by commas, in SRN layout
+  # or of 3D models; synthetic_cars writes there ("" = beside the dataset).
   data.source = ""
   # For --mode=prepare: URL, or Google Drive file id, of a zip to fetch.
   data.url = ""
@@ -184,6 +183,10 @@ def get_config() -> ml_collections.ConfigDict:
   # joint, nerf (encoder and field alone) or diffusion (the denoiser alone)
   objective.name = "joint"
   objective.denoising = 1.0  # weight of the denoising loss
+  # Weight of a perceptual distance between the denoiser's estimate and the
+  # truth: lpips_alex, lpips_vgg or dists, with evaluate.metric_weights.
+  objective.perceptual = 0.0
+  objective.perceptual_metric = "lpips_alex"
   # "learned": the network's log-variance weighs noise levels; "edm": EDM's
   # weights, which are plain squared error of the preconditioned network.
   objective.weighting = "learned"
@@ -193,16 +196,13 @@ def get_config() -> ml_collections.ConfigDict:
   # it is if rgb_input is above 0.
   objective.render_input = False
   objective.opacity = 0.001  # of the mean opacity
-  # Of opacity times the squared distance between the expected depth and the
-  # camera's distance from the origin.
+  # Of opacity times (expected depth - camera's distance from the origin)^2.
   objective.depth_prior = 0.0
   # Of the squared difference between the render and one from the last input
-  # view alone, which takes no gradient; needs 2 input views. (The reference
-  # encodes the target view for it; we compare views that are encoded anyway.)
+  # view alone, which takes no gradient; needs 2 input views.
   objective.depth_consistency = 0.0
   objective.opacity_consistency = 0.0
-  # Poses are made relative to the first view; matters to unit_cube, whose
-  # cube then turns with that camera (reference).
+  # Poses become relative to the first view, and so unit_cube (reference).
   objective.first_view_world = False
   # Share of examples whose target and features are warped, with labels for
   # the denoiser, ...

@@ -51,7 +51,8 @@ _FIELDS_BY_ROLE = {
     augment.gamma augment.background
     model.denoiser.dropout
     diffusion.log_mean diffusion.log_std diffusion.schedule
-    objective.denoising objective.weighting objective.rgb objective.rgb_input
+    objective.denoising objective.weighting objective.perceptual
+    objective.perceptual_metric objective.rgb objective.rgb_input
     objective.render_input objective.opacity objective.depth_prior
     objective.depth_consistency objective.opacity_consistency
     objective.first_view_world objective.augmentation
@@ -197,7 +198,10 @@ _ACTS_IF = {
       " input_noise_max",
     ),
     (("joint",), "denoising conditioning_dropout feature_gradient"),
-    (("joint", "diffusion"), "weighting augmentation augmentation_probability"),
+    (
+      ("joint", "diffusion"),
+      "weighting perceptual augmentation augmentation_probability",
+    ),
   )
   for name in names.split()
 }
@@ -208,6 +212,7 @@ _IDLE_AT = {
   "sampler.guidance_interval": ("sampler.guidance", 1.0),
   "sampler.guide": ("sampler.guidance", 1.0),
   "objective.augmentation_probability": ("objective.augmentation", 0.0),
+  "objective.perceptual_metric": ("objective.perceptual", 0.0),
   "train.one_view_steps": ("train.render_steps", 0),
   "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
 }

@@ -21,7 +21,7 @@ FLOORS = (
     "config_history",
   ),
   ("models", "data"),
-  ("sampling",),
+  ("sampling", "perceptual"),
   ("checkpointing",),
   ("training", "evaluation", "viewer"),
   ("aot",),

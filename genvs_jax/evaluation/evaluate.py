@@ -18,10 +18,10 @@ from absl import logging
 from etils import epath
 
 from genvs_jax import config_fields
+from genvs_jax import perceptual
 from genvs_jax.data import datasets
 from genvs_jax.data import paths
 from genvs_jax.evaluation import image_scores
-from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import report
 from genvs_jax.evaluation import rollout_scores

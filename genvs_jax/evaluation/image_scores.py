@@ -17,7 +17,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from genvs_jax.evaluation import perceptual
+from genvs_jax import perceptual
 from genvs_jax.geometry import rendering
 from genvs_jax.images import metrics
 from genvs_jax.runtime import sharding
@@ -33,7 +33,6 @@ HIGHER_IS_BETTER = {
   "mean_colour": False,
 }
 _PICTURES_AT_A_TIME = 16
-_LEAST_SIZE = 64  # pixels, of what perceptual networks see
 
 
 class Scorer:
@@ -62,7 +61,10 @@ class Scorer:
       "psnr": self._psnr,
       "ssim": jax.jit(metrics.ssim),
       "sharpness": jax.jit(metrics.sharpness),
-      **{name: _enlarged(function) for name, function in functions.items()},
+      **{
+        name: perceptual.enlarged(function)
+        for name, function in functions.items()
+      },
     }
 
   @property
@@ -108,17 +110,6 @@ class Scorer:
       pieces = jax.device_put(piece, self._split)
       results.append(np.asarray(function(*pieces))[: total - first])
     return np.concatenate(results)
-
-
-def _enlarged(distance: Callable) -> Callable:
-  """The distance of pictures enlarged to 64 pixels, if they are smaller."""
-
-  def enlarge(images):
-    size = max(images.shape[1], _LEAST_SIZE)
-    shape = (len(images), size, size, 3)
-    return jax.image.resize(images, shape, "bilinear")
-
-  return lambda images, truth: distance(enlarge(images), enlarge(truth))
 
 
 def best_of(scores: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

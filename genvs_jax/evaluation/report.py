@@ -7,13 +7,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from genvs_jax import perceptual
 from genvs_jax.evaluation import image_scores
-from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import score_files
 from genvs_jax.evaluation import summary
-from genvs_jax.evaluation.perceptual import distances
 from genvs_jax.images import encoding
 from genvs_jax.images import grids
+from genvs_jax.perceptual import distances
 from genvs_jax.runtime import files
 
 

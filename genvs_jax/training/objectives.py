@@ -7,12 +7,14 @@ means over the batch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from genvs_jax import perceptual
 from genvs_jax.diffusion import augmentation
 from genvs_jax.diffusion import edm
 from genvs_jax.geometry import rendering
@@ -36,6 +38,7 @@ class Options:
   input_views: int
   denoising: float
   weighting: str
+  perceptual: float
   rgb: float
   rgb_input: float
   render_input: bool
@@ -52,6 +55,8 @@ class Options:
   conditioning_dropout: float
   feature_gradient: float
   sigma_law: edm.SigmaLaw
+  # (pictures [n,H,W,3] in [0,1], truth) -> [n]; None without such a loss.
+  distance: Callable[[jax.Array, jax.Array], jax.Array] | None
 
 
 class RenderingResult(NamedTuple):
@@ -97,12 +102,12 @@ def joint(
   # The denoiser's gradient flows through the features into field and encoder,
   # whole, damped or not at all.
   features = scale_gradient(result.features, options.feature_gradient)
-  denoising = denoising_loss(
+  losses = denoising_losses(
     model, options, variables, result.targets, features, keys, result.views
   )
-  loss = result.loss + options.denoising * denoising
-  metrics = {**result.metrics, "loss": loss, "loss_denoising": denoising}
-  return loss, (metrics, result.buffers)
+  loss = result.loss + options.denoising * losses["loss_denoising"]
+  loss += options.perceptual * losses.get("loss_perceptual", 0.0)
+  return loss, ({**result.metrics, **losses, "loss": loss}, result.buffers)
 
 
 def nerf(
@@ -131,9 +136,11 @@ def diffusion(
   # All conditioning is dropped: the denoiser learns to draw any object.
   options = dataclasses.replace(options, conditioning_dropout=1.0)
   features = jnp.zeros((*clean.shape[:3], model.denoiser_features))
-  loss = denoising_loss(model, options, variables, clean, features, keys)
+  losses = denoising_losses(model, options, variables, clean, features, keys)
+  loss = losses["loss_denoising"]
+  loss += options.perceptual * losses.get("loss_perceptual", 0.0)
   _, buffers = pipeline.split_variables(variables)
-  return loss, ({"loss": loss, "loss_denoising": loss}, buffers)
+  return loss, ({**losses, "loss": loss}, buffers)
 
 
 def rendering_losses(
@@ -268,7 +275,7 @@ def _of_views(intrinsics: jax.Array, views: jax.Array) -> jax.Array:
   return intrinsics if intrinsics.ndim == 2 else intrinsics[:, views]
 
 
-def denoising_loss(
+def denoising_losses(
   model: pipeline.Model,
   options: Options,
   variables: pipeline.Variables,
@@ -276,8 +283,9 @@ def denoising_loss(
   features: jax.Array,
   keys: randomness.StepKeys,
   views: cross_views.Views | None = None,
-) -> jax.Array:
-  """EDM's loss on images [B T,H,W,3] given conditioning images [B T,H,W,F+G].
+) -> dict[str, jax.Array]:
+  """EDM's loss on images [B T,H,W,3] given conditioning images [B T,H,W,F+G],
+  "loss_denoising", and the estimate's "loss_perceptual" where it is asked for.
 
   Conditioning dropout replaces the features of single examples by noise, as
   the paper does; augmentation warps both and tells the denoiser how.
@@ -301,7 +309,7 @@ def denoising_loss(
 
   # What the render lacks of the picture is drawn, or all of the picture;
   # without features, too, the result is added to a render.
-  base = denoising.base_image(model, features)
+  picture, base = clean, denoising.base_image(model, features)
   if base is not None:
     clean = clean - base
 
@@ -319,20 +327,27 @@ def denoising_loss(
   sigma = options.sigma_law.sample(sigma_keys, keys.step)
   noise = randomness.each(jax.random.normal, noise_keys, clean.shape[1:])
   noisy = clean + sigma[:, None, None, None] * noise
+  conditioning = (features, augment_labels, keys.dropout, views)
   output, log_variance = denoising.predict(
-    model,
-    variables,
-    noisy,
-    sigma,
-    features,
-    augment_labels,
-    keys.dropout,
-    views,
+    model, variables, noisy, sigma, *conditioning
   )
   target = edm.network_target(clean, noisy, sigma, model.sigma_data)
   if options.weighting == "edm":
-    return edm.edm_loss(output, target)
-  return edm.learned_variance_loss(output, target, log_variance)
+    losses = {"loss_denoising": edm.edm_loss(output, target)}
+  else:
+    value = edm.learned_variance_loss(output, target, log_variance)
+    losses = {"loss_denoising": value}
+
+  # The estimate of least squared error is a blur of all that the noise leaves
+  # possible; this asks that it look like a picture as well.
+  if options.distance is not None:
+    estimate = edm.denoised(noisy, output, sigma, model.sigma_data)
+    if base is not None:
+      estimate += base
+    low, high = model.image_range
+    pair = ((x - low) / (high - low) for x in (estimate, picture))
+    losses["loss_perceptual"] = jnp.mean(options.distance(*pair))
+  return losses
 
 
 def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
@@ -366,11 +381,18 @@ def build_options(config: ml_collections.ConfigDict) -> Options:
   """From `config.objective`, `config.model` and `config.diffusion`."""
   values = dict(config.objective)
   del values["name"]
+  metric = values.pop("perceptual_metric")
   messages.check_choice("objective.weighting", values["weighting"], WEIGHTINGS)
   builders.check_objective(config)
+  distance = None
+  if values["perceptual"] and config.objective.name != "nerf":
+    distance = perceptual.build_distance(
+      config.evaluate.metric_weights, "objective.perceptual_metric", metric
+    )
   return Options(
     **values,
     input_views=config.model.input_views,
     frozen=tuple(config.optimizer.frozen),
+    distance=distance,
     sigma_law=edm.build_sigma_law(config),
   )

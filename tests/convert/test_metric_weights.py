@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from genvs_jax import perceptual
 from genvs_jax.convert import metric_weights
 from genvs_jax.convert import torch_file
-from genvs_jax.evaluation import perceptual
-from genvs_jax.evaluation.perceptual import weights
+from genvs_jax.perceptual import weights
 
 RNG = np.random.default_rng(0)
 HEADS = {

@@ -10,20 +10,19 @@ import pytest
 import skimage.metrics
 from PIL import Image
 
+from genvs_jax import perceptual
 from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.evaluation import consistency
 from genvs_jax.evaluation import evaluate
-from genvs_jax.evaluation import image_scores
-from genvs_jax.evaluation import perceptual
 from genvs_jax.evaluation import prediction
 from genvs_jax.evaluation import protocol
 from genvs_jax.evaluation import report
 from genvs_jax.evaluation import scene_scores
 from genvs_jax.evaluation import summary
-from genvs_jax.evaluation.perceptual import distances
-from genvs_jax.evaluation.perceptual import weights
 from genvs_jax.geometry import camera_paths
+from genvs_jax.perceptual import distances
+from genvs_jax.perceptual import weights
 
 SPIRAL = np.asarray(camera_paths.srn_spiral())
 
@@ -290,7 +289,7 @@ def test_perceptual_metrics_come_with_their_weights(
   for name in ("vgg16", "lpips_vgg", "inception"):
     weights.save(str(tmp_path / "weights"), name, {"x": np.float32([2.0])})
   config.evaluate.metric_weights = str(tmp_path / "weights")
-  monkeypatch.setattr(image_scores, "_LEAST_SIZE", 32)  # nothing is enlarged
+  monkeypatch.setattr(perceptual, "_LEAST_SIZE", 32)  # nothing is enlarged
 
   def lpips(loaded, images, truth):
     apart = ((images - truth) ** 2).mean((1, 2, 3))

@@ -10,8 +10,8 @@ import pytest
 import rule
 
 from genvs_jax.convert import metric_weights
-from genvs_jax.evaluation.perceptual import distances
-from genvs_jax.evaluation.perceptual import networks
+from genvs_jax.perceptual import distances
+from genvs_jax.perceptual import networks
 
 SALT, GAIN = 5, 2**0.5
 VGG_WIDTHS = {

@@ -216,14 +216,11 @@ def test_conditioning_dropout_acts_per_example(debug_config, batch):
   )
 
   def loss(features):
-    return objectives.denoising_loss(
-      model,
-      options,
-      variables,
-      clean,
-      features,
-      randomness.step_keys(3, 0, 4),
+    keys = randomness.step_keys(3, 0, 4)
+    losses = objectives.denoising_losses(
+      model, options, variables, clean, features, keys
     )
+    return losses["loss_denoising"]
 
   gradient = jax.jit(jax.grad(loss))(features)
   has_gradient = jnp.abs(gradient).max((1, 2, 3)) > 0

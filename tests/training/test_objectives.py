@@ -105,7 +105,7 @@ def test_the_denoiser_meets_what_the_render_lacks(debug_config, monkeypatch):
     clean = jnp.asarray(rng.uniform(size=(2, 32, 32, 3)))
     features = jnp.asarray(rng.uniform(size=(2, 32, 32, 8)))
     keys = randomness.step_keys(0, 0, 2)
-    objectives.denoising_loss(model, chosen, {}, clean, features, keys)
+    objectives.denoising_losses(model, chosen, {}, clean, features, keys)
     ((noisy, told),) = calls
     np.testing.assert_allclose(noisy, clean - features[..., :3], atol=1e-4)
     assert bool(jnp.array_equal(told, features)) == (dropout == 0.0)

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import jax
 
-from genvs_jax.evaluation.perceptual import distances
-from genvs_jax.evaluation.perceptual import networks
-from genvs_jax.evaluation.perceptual import weights
+from genvs_jax.perceptual import distances
+from genvs_jax.perceptual import networks
+from genvs_jax.perceptual import weights
+from genvs_jax.runtime import messages
 
 # What each needs; "fid" is a function of many pictures' features.
 NEEDS = {
@@ -41,6 +42,7 @@ _DISTANCES = {
   "lpips_alex": distances.lpips_alex,
   "dists": distances.dists,
 }
+_LEAST_SIZE = 64  # pixels; smaller pictures are enlarged
 
 
 def build_metrics(
@@ -83,3 +85,36 @@ def build_metrics(
       jax.jit(distances.vgg16_features), arrays["vgg16"]
     )
   return functions, left_out
+
+
+def build_distance(folder: str, field: str, metric: str) -> Callable:
+  """(images, truth) [n,H,W,3] in [0,1] -> [n], to be trained with.
+
+  Args:
+    folder: of converted weights; "auto" for the user's cache folder.
+    field: of the config that asks for it.
+    metric: lpips_vgg, lpips_alex or dists.
+
+  Raises:
+    ValueError: for another metric, or if its weights are not there.
+  """
+  messages.check_choice(field, metric, tuple(_DISTANCES))
+  if names := weights.missing(folder, NEEDS[metric]):
+    raise ValueError(
+      f"{field} is {metric}, but {weights.folder(folder)} has no"
+      f" {' and no '.join(f'{name}.npz' for name in names)}: fetch them as"
+      " docs/evaluation.md says, or set evaluate.metric_weights to their folder"
+    )
+  arrays = {name: weights.load(folder, name) for name in NEEDS[metric]}
+  return enlarged(functools.partial(_DISTANCES[metric], arrays))
+
+
+def enlarged(distance: Callable) -> Callable:
+  """The distance of pictures enlarged to 64 pixels, if they are smaller."""
+
+  def enlarge(images):
+    size = max(images.shape[1], _LEAST_SIZE)
+    shape = (len(images), size, size, 3)
+    return jax.image.resize(images, shape, "bilinear")
+
+  return lambda images, truth: distance(enlarge(images), enlarge(truth))

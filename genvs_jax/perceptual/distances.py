@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genvs_jax.evaluation.perceptual import networks
 from genvs_jax.models import layers
+from genvs_jax.perceptual import networks
 
 # LPIPS's own normalisation of pictures in [-1,1].
 _LPIPS_SHIFT = (-0.030, -0.088, -0.188)
