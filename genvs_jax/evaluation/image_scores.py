@@ -13,6 +13,7 @@ All are of 8-bit pictures, as papers score them:
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -89,6 +90,30 @@ class Scorer:
     if mask is not None:
       scores["psnr_masked"] = self._in_pieces(self._psnr, pictures, truth, mask)
     return scores
+
+  def score_sets(
+    self,
+    sets: Sequence[np.ndarray],
+    truth: np.ndarray,
+    mask: np.ndarray | None,
+  ) -> list[dict[str, np.ndarray]]:
+    """`score` of several pictures of each view, together in full batches.
+
+    Args:
+      sets: of pictures u8 [T,H,W,3] of the same views.
+      truth: u8 [T,H,W,3].
+      mask: bool [T,H,W] of the object, or None.
+
+    Returns:
+      scores [T] by metric, for each set.
+    """
+    count = len(sets)
+    masks = None if mask is None else np.concatenate([mask] * count)
+    scores = self.score(
+      np.concatenate(sets), np.concatenate([truth] * count), masks
+    )
+    parts = {name: np.split(values, count) for name, values in scores.items()}
+    return [{name: x[i] for name, x in parts.items()} for i in range(count)]
 
   def features(self, pictures: np.ndarray) -> np.ndarray:
     """Features f32 [T,n] of u8 pictures, for the Frechet distance."""

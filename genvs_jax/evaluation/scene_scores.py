@@ -148,12 +148,14 @@ class SceneScores:
     mask = None if scene.distances is None else scene.distances > 0
     is_object = colours.object_mask(scene.images) if mask is None else mask
 
-    def score(images):
-      error = colours.mean_colour_error(images, scene.images, is_object)
-      scores = self._scorer.score(images, scene.images, mask)
-      return scores | {"mean_colour": error}
-
-    scores = {row: score(images) for row, images in rows.items()}
+    others = list(np.moveaxis(predicted.samples, 1, 0)[1:])
+    sets = [*rows.values(), *others]
+    each = self._scorer.score_sets(sets, scene.images, mask)
+    for result, images in zip(each, sets, strict=True):
+      result["mean_colour"] = colours.mean_colour_error(
+        images, scene.images, is_object
+      )
+    scores = dict(zip(rows, each[: len(rows)], strict=True))
     # The truth's colours against the render's are what a sample's should be.
     for row, images in (
       ("render", scene.images),
@@ -164,10 +166,9 @@ class SceneScores:
           images, rows["render"], is_object
         )
     if self._options.samples > 1:
-      others = [
-        score(images) for images in np.moveaxis(predicted.samples, 1, 0)[1:]
-      ]
-      scores["sample_best"] = image_scores.best_of([scores["sample"], *others])
+      scores["sample_best"] = image_scores.best_of(
+        [scores["sample"], *each[len(rows) :]]
+      )
     if scene.distances is not None:
       scores["render"] |= image_scores.depth_scores(
         predicted.depth, predicted.opacity, scene.distances

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
+from genvs_jax import perceptual
 from genvs_jax.evaluation import image_scores
 from genvs_jax.evaluation import summary
 from genvs_jax.images import metrics
@@ -74,6 +75,20 @@ def test_scores_do_not_depend_on_how_many_there_are(pictures):
     np.testing.assert_allclose(many[name][:7], few[name], rtol=1e-6)
 
 
+def test_sets_of_pictures_are_scored_each_against_the_truth(pictures):
+  scores = image_scores.Scorer("no weights here")
+  images, truth = pictures
+  mask = truth[..., 0] > 100
+  sets = [images, truth[::-1], images // 2]
+  together = scores.score_sets(sets, truth, mask)
+  assert len(together) == 3
+  for result, each in zip(together, sets, strict=True):
+    alone = scores.score(each, truth, mask)
+    assert result.keys() == alone.keys() == {*scores.names, "psnr_masked"}
+    for name, values in alone.items():
+      np.testing.assert_allclose(result[name], values, rtol=1e-6)
+
+
 def test_sharpness_is_the_gradient_over_the_truth(pictures):
   _, truth = pictures
   truth = truth / np.float32(255)
@@ -94,7 +109,7 @@ def test_networks_see_no_picture_below_64_pixels(pictures):
     shapes.append(images.shape[1:3])
     return jnp.mean(images - truth, (1, 2, 3))
 
-  enlarged = image_scores._enlarged(distance)
+  enlarged = perceptual.enlarged(distance)
   np.testing.assert_allclose(
     enlarged(small, truth), distance(small, truth), atol=1e-6
   )

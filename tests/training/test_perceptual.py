@@ -119,20 +119,6 @@ def test_its_weight_and_its_gradient(debug_config, alexnet):
     assert 0 < largest < np.inf, part
 
 
-def test_pictures_under_64_pixels_are_enlarged():
-  """As the evaluation does; larger ones are left as they are."""
-  shapes = []
-
-  def distance(images, truth):
-    shapes.append((images.shape, truth.shape))
-    return jnp.zeros(len(images))
-
-  for size in (32, 80):
-    picture = jnp.zeros((2, size, size, 3))
-    perceptual.enlarged(distance)(picture, picture)
-  assert shapes == [((2, n, n, 3),) * 2 for n in (64, 80)]
-
-
 def test_the_distance_to_train_with_is_that_of_the_scores(alexnet):
   scores, _ = perceptual.build_metrics(alexnet)
   rng = np.random.default_rng(0)
