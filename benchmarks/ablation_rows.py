@@ -144,6 +144,14 @@ ROWS = {
   "demo_cross_views": Row(
     "+ attention to the input views", {"model.denoiser.cross_views": True}
   ),
+  "demo_lpips_vgg": Row(
+    "+ LPIPS (VGG) of the estimate, trained with",
+    {"objective.perceptual": 3.0, "objective.perceptual_metric": "lpips_vgg"},
+  ),
+  "demo_lpips_alex": Row(
+    "+ LPIPS (Alex) of the estimate, trained with",
+    {"objective.perceptual": 3.0},
+  ),
   "demo_euler": Row(
     "Euler's sampler, churn 0.41",
     {"sampler.name": "euler", "sampler.churn": 0.41},

@@ -114,7 +114,9 @@ def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
   for first in range(0, len(waiting), _TIMED_AT_ONCE):
     group = waiting[first : first + _TIMED_AT_ONCE]
     # A process that compiles all of them runs out of memory maps.
-    timed = measuring.apart(time_steps, {"before", *group}, limit=3_600)
+    timed = measuring.apart(
+      time_steps, {"before", *group}, _WEIGHTS.value, limit=3_600
+    )
     if "error" in timed:
       raise RuntimeError(f"steps of {group}: {timed['error']}")
     # What this machine does beside them slows all of a group alike.
@@ -126,11 +128,15 @@ def measure_steps(workdir: pathlib.Path, names: Sequence[str]) -> dict:
   return {name: value["seconds"] for name, value in results.values.items()}
 
 
-def time_steps(names: Collection[str]) -> dict[str, list[float]]:
+def time_steps(
+  names: Collection[str], metric_weights: str
+) -> dict[str, list[float]]:
   """Seconds of the steps of some rows, run in turns; see `measure_steps`."""
   runs: dict[tuple[str, int], Any] = {}
   for name in names:
-    config = config_of(ROWS[name].fields)
+    config = config_of(
+      {**ROWS[name].fields, "evaluate.metric_weights": metric_weights}
+    )
     config.diffusion.sigma_data = config.diffusion.sigma_data or 0.1
     if config.train.render_steps:
       config.optimizer.frozen = ("encoder", "field")
@@ -220,7 +226,7 @@ def launch(
   if "data.dataset" not in fields:
     fields = {"data.synthetic.seed": 0, **fields}
   fields["data.data_dir"] = str((data or folder) / "data")
-  if mode == "evaluate":
+  if mode != "prepare":
     fields["evaluate.metric_weights"] = _WEIGHTS.value
   command = [
     sys.executable,
