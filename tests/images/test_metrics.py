@@ -77,9 +77,9 @@ def test_scores_do_not_depend_on_how_many_there_are(pictures):
 
 def test_sets_of_pictures_are_scored_each_against_the_truth(pictures):
   scores = image_scores.Scorer("no weights here")
-  images, truth = pictures
+  truth, smooth = pictures  # the noisy ones differ from each other
   mask = truth[..., 0] > 100
-  sets = [images, truth[::-1], images // 2]
+  sets = [smooth, truth[::-1], truth // 2]
   together = scores.score_sets(sets, truth, mask)
   assert len(together) == 3
   for result, each in zip(together, sets, strict=True):
