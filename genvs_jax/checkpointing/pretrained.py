@@ -140,6 +140,7 @@ def save(path: str, genvs: Pretrained) -> None:
   made = config.data.dataset == "synthetic_cars"
   config.data.data_dir = "WORKDIR/data" if made else ""
   config.data.source = ""
+  config.evaluate.metric_weights = "auto"
   half = jax.tree.map(lambda x: x.astype(jnp.float16), params)
   saver = checkpoints.Checkpointer(f"{path}/{checkpoints.FOLDER}")
   with contextlib.closing(saver):

@@ -66,6 +66,16 @@ def test_a_small_copy_names_no_folder_of_its_machine(small, trained_workdir):
     assert path.is_dir() or parent not in path.read_bytes(), path
 
 
+def test_a_small_copy_finds_the_metrics_of_its_own_machine(
+  trained_workdir, tmp_path
+):
+  genvs = pretrained.load(trained_workdir)
+  genvs.config.evaluate.metric_weights = "/data/metrics"
+  pretrained.save(str(tmp_path), genvs)
+  copy = pretrained.load(str(tmp_path))
+  assert copy.config.evaluate.metric_weights == "auto"
+
+
 def test_what_half_precision_cannot_hold_is_refused(trained_workdir, tmp_path):
   genvs = pretrained.load(trained_workdir)
   field = genvs.variables["field"]
