@@ -39,7 +39,7 @@ def get_config():
 
   # From little noise: with more, frames of a rollout agree less.
   config.sampler.steps = 10
-  config.sampler.sigma_max = 2.5
+  config.sampler.sigma_max = 1.8
 
   # SRN's protocol: view 64 of the test spiral, pixelNeRF's subset of targets.
   config.evaluate.split = "test"
