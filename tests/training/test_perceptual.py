@@ -80,7 +80,8 @@ def test_it_compares_pictures_with_the_estimate(
     model, chosen, {}, picture, features, randomness.step_keys(0, 0, 2)
   )
   base = features[..., :3] if target == "residual" else 0.0
-  np.testing.assert_allclose(seen[0], (base + 0.25 + 1) / 2 + 0 * seen[0], 1e-3)
+  estimate = jnp.broadcast_to((base + 0.25 + 1) / 2, picture.shape)
+  np.testing.assert_allclose(seen[0], estimate, 1e-3)
   np.testing.assert_allclose(seen[1], (picture + 1) / 2, 1e-5)
   expected = jnp.mean(jnp.abs(seen[0] - seen[1]))
   np.testing.assert_allclose(losses["loss_perceptual"], expected, 1e-5)
@@ -104,13 +105,13 @@ def test_its_weight_and_its_gradient(debug_config, alexnet):
   chosen = objectives.build_options(debug_config)
 
   @jax.jit
-  def gradient(params, weight):
+  def joint_loss(params, weight):
     options = objectives.dataclasses.replace(chosen, perceptual=weight)
     variables = pipeline.join_variables(params, state.buffers)
     keys = randomness.step_keys(0, 0, 2)
     return objectives.joint(model, options, variables, batch, keys)
 
-  values = jax.value_and_grad(gradient, has_aux=True)
+  values = jax.value_and_grad(joint_loss, has_aux=True)
   (loss, (metrics, _)), grads = values(params, 3.0)
   assert metrics["loss_perceptual"] > 0.01
   np.testing.assert_allclose(loss, 3 * metrics["loss_perceptual"], 1e-5)
