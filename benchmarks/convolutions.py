@@ -2,7 +2,8 @@
 
   python -m benchmarks.convolutions
 
-One image, the layers that take most of the time at `reference128`. A row has
+One image, the layers that take most of the time at `reference128`, and below
+them those of `cars64_small`. A row has
 GFLOP/s (medians) of the forward pass, and of the gradients by the image and by
 the kernel; beside them those of a large matrix product.
 """
@@ -32,6 +33,10 @@ LAYERS = (
   (32, 3, 256, 256),
   (16, 3, 512, 512),
   (8, 3, 512, 512),
+  (64, 3, 67, 67),
+  (64, 1, 67, 512),
+  (64, 3, 32, 32),
+  (32, 3, 64, 64),
 )
 
 

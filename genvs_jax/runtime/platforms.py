@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 # XLA's CPU kernel drops to half its rate where this does not divide a width.
 _WIDTH = 64
-# Narrower layers gain nothing.
-_WIDE = 128
+# Layers with fewer channels, of pictures and masks, gain nothing.
+_WIDE = 16
 # The platform that programs are traced for, if not the one that is here.
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "platform", default=None

@@ -74,7 +74,8 @@ def test_only_wide_layers_that_keep_the_shape_change(monkeypatch, on_cpu):
 
   assert is_xlas(kernel_size=(3, 3), padding=1) != on_cpu
   assert is_xlas(kernel_size=(1, 1)) != on_cpu
-  assert is_xlas(kernel_size=(1, 1), width=64)
+  assert is_xlas(kernel_size=(1, 1), width=16) != on_cpu
+  assert is_xlas(kernel_size=(1, 1), width=8)
   assert is_xlas(kernel_size=(3, 3), padding=1, strides=2)
   assert is_xlas(kernel_size=(3, 3), padding=2, kernel_dilation=2)
   assert is_xlas(512, kernel_size=(3, 3), padding=1, feature_group_count=4)
