@@ -32,8 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.source = ""
   # For --mode=prepare: URL, or Google Drive file id, of a zip to fetch.
   data.url = ""
-  data.near = 0.0  # folder and nerf: recorded near and far in world units;
-  data.far = 0.0  # 0 derives them from the camera distance
+  data.near = 0.0  # of folder and nerf, world units; 0: by cameras' distance
+  data.far = 0.0  # as data.near
   data.stored_size = 0  # --mode=prepare: most pixels a side; 0: as it is
   data.workers = 0  # processes that decode images; 0 = threads alone
   # That read and decode, each a batch at a time; 0: a core each, at most 8.
@@ -130,7 +130,7 @@ def get_config() -> ml_collections.ConfigDict:
   denoiser.dropout = 0.05  # of whole channels (ddpmpp: of single values)
   denoiser.augmentation = True  # ddpmpp only: takes the augmentation labels
   # Beside the features it takes some of: directions (of the pixels' rays) or
-  # pluecker (their moments too), depth, opacity. ("depth", "opacity")
+  # pluecker (their moments too), depth, opacity; as ("depth", "opacity").
   denoiser.geometry = ()
   # Levels with self-attention attend to the pictures of the input views too.
   denoiser.cross_views = False
@@ -184,9 +184,9 @@ def get_config() -> ml_collections.ConfigDict:
   objective.name = "joint"
   objective.denoising = 1.0  # weight of the denoising loss
   # Weight of a perceptual distance between the denoiser's estimate and the
-  # truth: lpips_alex, lpips_vgg or dists, with evaluate.metric_weights.
+  # truth, by networks of evaluate.metric_weights.
   objective.perceptual = 0.0
-  objective.perceptual_metric = "lpips_alex"
+  objective.perceptual_metric = "lpips_alex"  # or lpips_vgg, dists
   # "learned": the network's log-variance weighs noise levels; "edm": EDM's
   # weights, which are plain squared error of the preconditioned network.
   objective.weighting = "learned"
@@ -201,7 +201,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Of the squared difference between the render and one from the last input
   # view alone, which takes no gradient; needs 2 input views.
   objective.depth_consistency = 0.0
-  objective.opacity_consistency = 0.0
+  objective.opacity_consistency = 0.0  # the same of opacity instead of depth
   # Poses become relative to the first view, and so unit_cube (reference).
   objective.first_view_world = False
   # Share of examples whose target and features are warped, with labels for
@@ -280,8 +280,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   # How a view is drawn.
   sampler = config.sampler = ml_collections.ConfigDict()
-  # The choice of these three: docs/performance.md.
-  sampler.name = "euler"  # or heun, dpmpp_2m, renoise
+  # euler, heun, dpmpp_2m or renoise; docs/performance.md compares them.
+  sampler.name = "euler"
   sampler.steps = 18
   sampler.sigma_min = 0.01  # in diffusion.units, as the interval below
   sampler.sigma_max = 80.0
@@ -337,11 +337,11 @@ def get_config() -> ml_collections.ConfigDict:
   # Samples without an input view, of any object; a denoiser alone draws 8.
   sample.unconditional = 0
   sample.trajectories = ()  # frames whose denoising is filmed: (0,)
-  # Of --export: what colours the points, samples or renders. The mesh is where
-  # the field's density crosses a level, per world unit; 0 takes the median
-  # density at the points of the depth.
+  # Of --export: what colours the points, samples or renders.
   sample.point_colours = "samples"
   sample.mesh_resolution = 128  # points along each side
+  # Density, per world unit, whose surface the mesh is; 0: the median density
+  # at the points of the depth.
   sample.mesh_level = 0.0
 
   # How --images=DIR is understood, see docs/photos.md.
@@ -353,9 +353,9 @@ def get_config() -> ml_collections.ConfigDict:
   photos.elevation = 20.0  # degrees; these three for a single picture
   photos.distance = 0.0  # world units; 0: that of the training data
   photos.fov = 0.0  # degrees, horizontal; 0: that of SRN, 52
-  # What makes it white: the alpha channel, if there is one; flood fill from
-  # the border; or the package rembg, if it is installed.
-  photos.background = "alpha"  # flood, rembg
+  # What makes it white: alpha, the channel, if there is one; flood, a fill from
+  # the border; or rembg, the package, if it is installed.
+  photos.background = "alpha"
 
   # --mode=evaluate. Defaults are the protocol of SRN cars: one view in, all
   # others out.
@@ -371,8 +371,8 @@ def get_config() -> ml_collections.ConfigDict:
   # What is scored: "others", all other views; "pixelnerf", its subset of
   # eleven; "spread", some spread over the sphere.
   evaluate.targets = "others"
-  evaluate.spread_views = 8  # of "spread": how many, and how many degrees
-  evaluate.min_angle = 30.0  # they are away from every input view
+  evaluate.spread_views = 8  # how many "spread" scores
+  evaluate.min_angle = 30.0  # degrees from each of them to every input view
   evaluate.samples = 1  # k: the table shows one, the mean and the best of k
   # Also the mean training image, the nearest input view copied, and renders
   # from another scene's input.
