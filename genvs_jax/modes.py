@@ -117,7 +117,9 @@ def _of_checkpoint(
     section = config.evaluate if is_scored else config.sample
     sample = config.sample
     number = command.limit if is_scored else sample.scene + sample.scenes
-    config = dataset_builders.with_one_split(config, section.split, number)
+    config = dataset_builders.with_one_split(
+      config, section.split, number, command.overrides
+    )
     names = ("prepare", *names)
   return command._replace(config=config, workdir=workdir), names
 

@@ -19,6 +19,7 @@ from PIL import Image
 from tfds_srn import progress_of
 
 DEPTH_UNITS = 10_000  # depth PNGs hold round(depth * DEPTH_UNITS), 0 = empty
+LARGEST_DEPTH = 6.5  # that 16 bits of these hold
 PACKAGINGS = ("pixelnerf", "srn")
 _SRN_SIZE = 512  # pixels of the render that SRN's matrices belong to
 

@@ -54,9 +54,9 @@ class SrnConfig(tfds.core.BuilderConfig):
   """What a dataset is.
 
   Attributes:
-    near: nearest depth of interest in world units; 0 derives near and far
-      from each scene's camera distance.
-    far: farthest depth of interest.
+    near: nearest depth of interest in world units; 0 derives it from each
+      scene's camera distance.
+    far: farthest depth of interest; 0 likewise.
     synthetic: arguments of `car_scenes.write_scenes`; None for real scenes.
     meshes: how 3D models are rendered; None for scenes that are pictures.
     layout: of the scenes, a name of `LAYOUTS`.
@@ -332,9 +332,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def _bounds(self, distance: tuple[float, float]) -> tuple[float, float]:
     """Near and far of a scene whose cameras stand so far from the origin."""
     config: SrnConfig = self.builder_config
-    if config.near and config.far:
-      return config.near, config.far
-    return _NEAR_SHARE * distance[0], _FAR_SHARE * distance[1]
+    near = config.near or _NEAR_SHARE * distance[0]
+    return near, config.far or _FAR_SHARE * distance[1]
 
   def _find_source(self, dl_manager) -> tuple[str, list[str]]:
     """Where the scenes lie, after rendering or fetching them if need be, and

@@ -47,6 +47,12 @@ def add_guide(
       f"sampler.guide is {path!r}, which guides one denoiser by another, but"
       " one of the two checkpoints has none: leave it out"
     )
+  if guide.model.view_encoder is not None:
+    raise ValueError(
+      f"sampler.guide is {path!r}, whose denoiser attends to the input views"
+      " (model.denoiser.cross_views), which a guide is not given: choose one"
+      " that does not"
+    )
   ours = config_fields.flatten(config)
   theirs = config_fields.flatten(guide.config)
   for name in _SHARED:

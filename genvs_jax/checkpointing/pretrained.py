@@ -133,8 +133,10 @@ def save(path: str, genvs: Pretrained) -> None:
       f" {float(jnp.finfo(jnp.float16).max):g}, which float16 can hold"
     )
   config = genvs.config.copy_and_resolve_references()
+  # There is one set of parameters, whichever it was.
   if config.train.ema == "none":
-    config.train.ema = "half_life"  # there is one set of parameters
+    config.train.ema = "half_life"
+  config.sampler.params = config.init_from.params = "ema"
   for part in pipeline.PARTS:
     config.init_from[part] = ""
   made = config.data.dataset == "synthetic_cars"

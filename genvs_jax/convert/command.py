@@ -68,7 +68,9 @@ def _for_use(workdir: str, output: str | None) -> list[str]:
   """A small copy of a workdir's newest checkpoint; the lines to print."""
   if not output:
     raise ValueError("--output must be given")
-  pretrained.save(output, pretrained.load(workdir))
+  has_average = pretrained.read_config(workdir, None).train.ema != "none"
+  params = "ema" if has_average else "raw"
+  pretrained.save(output, pretrained.load(workdir, params=params))
   files = pathlib.Path(output).rglob("*")
   size = sum(path.stat().st_size for path in files if path.is_file())
   return [

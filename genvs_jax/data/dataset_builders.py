@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -97,7 +98,10 @@ def are_made(config: ml_collections.ConfigDict) -> bool:
 
 
 def with_one_split(
-  config: ml_collections.ConfigDict, split: str, number: int = 0
+  config: ml_collections.ConfigDict,
+  split: str,
+  number: int = 0,
+  overrides: Collection[str] = (),
 ) -> ml_collections.ConfigDict:
   """A config whose generated dataset is soon made: one split has its scenes,
   the same as before, the others one each.
@@ -106,9 +110,20 @@ def with_one_split(
     config: data is read from it.
     split: whose scenes are made.
     number: how many of them, if not all; a few more are made for the next time.
+    overrides: fields that the user has set, which stay as they are.
+
+  Raises:
+    ValueError: for baselines, which need the training scenes.
   """
   config = config.copy_and_resolve_references()
-  config.data.data_dir = "WORKDIR/data"
+  if "data.data_dir" not in overrides:
+    config.data.data_dir = "WORKDIR/data"
+  if config.evaluate.baselines and "evaluate.baselines" in overrides:
+    raise ValueError(
+      "evaluate.baselines is True, but of training scenes, whose mean is one of"
+      " them, none are made here: give --config and --workdir too, after"
+      " --mode=prepare"
+    )
   for other in splits.SPLITS:
     if other != split:
       config.data.synthetic[f"{other}_scenes"] = 1

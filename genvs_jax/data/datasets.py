@@ -228,6 +228,31 @@ class Records(Sequence):
       ) from error
 
 
+def _check_extent(
+  config: ml_collections.ConfigDict, near: Sequence[float], far: Sequence[float]
+) -> None:
+  """Warns where scenes bring near and far, (least, most) each, of their own
+  and the config's, which then say how large a scene is, are quite others."""
+  frustum = config.frustum
+  if frustum.kind != "near_far" or frustum.bounds != "scene":
+    return
+  half = (frustum.far - frustum.near) / 2
+  least, most = sorted((far[i] - near[i]) / 2 for i in range(2))
+  if not least / 2 <= half <= most * 2:
+    logging.warning(
+      "scenes of %s reach from %.3g to %.3g around the origin, but half of"
+      " frustum.far - frustum.near is %.3g: meshes, shades of depth and the"
+      " field that is fitted to a rollout would have that size; set"
+      " --config.frustum.near=%.3g --config.frustum.far=%.3g",
+      config.data.dataset,
+      least,
+      most,
+      half,
+      sum(near) / 2,
+      sum(far) / 2,
+    )
+
+
 def check_cameras(config: ml_collections.ConfigDict, records: Records) -> None:
   """Compares the scenes' cameras with the frustum of the config.
 
@@ -264,6 +289,7 @@ def check_cameras(config: ml_collections.ConfigDict, records: Records) -> None:
       near[0],
       far[1],
     )
+  _check_extent(config, near, far)
   off_centre = _off_centre(first["intrinsics"], first["image_size"])
   largest = records.ranges.get("off_centre", [0.0, off_centre])[1]
   _refuse_off_centre(config, f"a scene of {records.place}", largest)

@@ -121,6 +121,8 @@ def _load(
   options = config.evaluate
   for name in ("batch_size", "batch_views"):
     messages.check_at_least(f"evaluate.{name}", options[name], 1)
+  for name in ("samples", "rollouts"):
+    messages.check_at_least(f"evaluate.{name}", options[name], 0)
   records = datasets.load_split(config, workdir, options.split)
   datasets.check_cameras(config, records)
   limits = [n for n in (options.scenes, limit, len(records)) if n > 0]
@@ -235,6 +237,7 @@ def _settings(
       config, config_fields.MEANING, config_fields.PICTURE
     ),
     **_fields_of(config, config_fields.SCORE, "evaluate."),
+    "view_list": protocol.view_list_digest(config.evaluate.view_list),
     "metrics": scorer.names + [scorer.frechet],
     "dataset": datasets.identity(config, workdir),
     "variables": files.fingerprint(variables),

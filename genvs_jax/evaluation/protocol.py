@@ -17,6 +17,7 @@ from genvs_jax.data import datasets
 from genvs_jax.data import decoding
 from genvs_jax.geometry import camera_paths
 from genvs_jax.geometry import cameras
+from genvs_jax.runtime import files
 from genvs_jax.runtime import messages
 
 # pixelNeRF's quick look, its viewlist/srn_eval_views.txt.
@@ -104,6 +105,11 @@ def input_views(
   return list(views[name])
 
 
+def view_list_digest(path: str) -> str:
+  """Of the content of a file of input views; "" without one."""
+  return files.digest(epath.Path(path).read_text()) if path else ""
+
+
 @functools.lru_cache(maxsize=1)
 def _read_view_list(path: str) -> dict[str, tuple[int, ...]]:
   """{id of a scene: its input views}."""
@@ -117,6 +123,13 @@ def _read_view_list(path: str) -> dict[str, tuple[int, ...]]:
     if any(names):
       name = "_".join(names)
       views[name] = (*views.get(name, ()), int(view))
+  counts = {len(of_object): name for name, of_object in views.items()}
+  if len(counts) > 1:
+    (few, one), (many, other) = sorted(counts.items())[:2]
+    raise ValueError(
+      f"{path} names {few} input views of {one} and {many} of {other}, expected"
+      " as many of each object"
+    )
   return views
 
 
@@ -172,7 +185,7 @@ def _check_views(inputs: Sequence[int], total: int) -> None:
 def _ray_lengths(intrinsics: np.ndarray, size: int) -> np.ndarray:
   """Distance along each pixel's ray per depth along the axis, [T,H,W]."""
   identity = np.broadcast_to(
-    np.eye(4, dtype=np.float32), (*intrinsics.shape, 4)
+    np.eye(4, dtype=np.float32), (len(intrinsics), 4, 4)
   )
   _, directions = cameras.pixel_rays(
     identity, intrinsics, cameras.pixel_centres(size, size)

@@ -69,6 +69,7 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
       f"model.image_size is {size}, expected a multiple of 32 (the encoder"
       " halves it five times)"
     )
+  _check_samples(config)
   conditional = config.model.denoiser.conditional
   if diffusion.target == "residual" and not conditional:
     raise ValueError(
@@ -111,6 +112,24 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
   )
 
 
+def _check_samples(config: ml_collections.ConfigDict) -> None:
+  """Raises ValueError for rays that no samples could be placed on."""
+  # The second pass draws from bins between the midpoints of the first's
+  # samples, and has one bin from three of them on.
+  messages.check_at_least(
+    "rendering.coarse_samples", config.rendering.coarse_samples, 3
+  )
+  messages.check_at_least(
+    "rendering.fine_samples", config.rendering.fine_samples, 1
+  )
+  frustum = config.frustum
+  if frustum.kind == "near_far" and not 0 < frustum.near < frustum.far:
+    raise ValueError(
+      f"frustum.near is {frustum.near} and frustum.far {frustum.far}, expected"
+      " 0 < near < far"
+    )
+
+
 def parts_of(objective: str) -> tuple[str, ...]:
   """The parts of the model that an objective trains or freezes."""
   messages.check_choice("objective.name", objective, _PARTS_OF_OBJECTIVE)
@@ -136,6 +155,19 @@ def check_objective(config: ml_collections.ConfigDict) -> None:
       f"model.denoiser.geometry has {', '.join(sorted(rays))}, but"
       " objective.first_view_world trains in another world than views are drawn"
       " in: leave one of them out"
+    )
+  # A joint run hands its denoiser what it renders.
+  if values["name"] == "joint" and not denoiser.conditional:
+    raise ValueError(
+      "objective.name is 'joint', but model.denoiser.conditional is False: a"
+      " denoiser that takes no features is trained by 'diffusion'"
+    )
+  # Renders are composited over white, as the targets are.
+  if values["rgb_input"] and config.augment.background:
+    raise ValueError(
+      f"augment.background is {config.augment.background}, which colours the"
+      f" input views, but objective.rgb_input is {values['rgb_input']} and"
+      " compares them with a render on white: set one of them to 0"
     )
   if config.diffusion.target == "residual" and config.objective.name != "joint":
     raise ValueError(

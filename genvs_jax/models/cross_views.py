@@ -194,7 +194,7 @@ def encode(
       x.reshape(-1, *x.shape[2:]),
       directions,
     )
-  return turn(keys.reshape(batch, views, *keys.shape[1:]), poses)
+    return turn(keys.reshape(batch, views, *keys.shape[1:]), poses)
 
 
 def of_targets(inputs: Any, poses: jax.Array, size: int) -> Views | None:

@@ -1,10 +1,11 @@
 """Which views a frame of a rollout is conditioned on.
 
-A policy is a function (poses, inputs, target, rng) -> i32 [rows, k]: `poses`
-[N,4,4] are those of all views so far, the input views first and then the
-frames in the order in which they were drawn; the entries are indices into
-them, -1 for none. One row holds for the whole frame; several rows are one per
-denoising step.
+A policy is a function (poses, inputs, before, target, rng) -> i32 [rows, k]:
+`poses` [N,4,4] are those of all other views that are there, the input views
+first and then the frames in the order in which they are drawn; the first
+`before` of them stand before this frame: all N, unless this is a second pass.
+The entries are indices into them, -1 for none. One row holds for the whole
+frame; several rows are one per denoising step.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from genvs_jax.geometry import camera_paths
 from genvs_jax.runtime import messages
 
 ChooseViews = Callable[
-  [np.ndarray, int, np.ndarray, np.random.Generator], np.ndarray
+  [np.ndarray, int, int, np.ndarray, np.random.Generator], np.ndarray
 ]
 NAMES = ("input", "reference", "nearest", "stochastic", "anchors")
 
@@ -41,8 +42,8 @@ class Policy(NamedTuple):
 def input_only(views: int) -> ChooseViews:
   """The input views alone: frames do not depend on each other."""
 
-  def choose(poses, inputs, target, rng):
-    del poses, target, rng
+  def choose(poses, inputs, before, target, rng):
+    del poses, before, target, rng
     return _row(range(inputs), views)
 
   return choose
@@ -56,9 +57,10 @@ def reference(views: int, random_views: int) -> ChooseViews:
     random_views: most frames before the last one.
   """
 
-  def choose(poses, inputs, target, rng):
+  def choose(poses, inputs, before, target, rng):
     del target
-    frames = np.arange(inputs, len(poses))
+    # What a second pass has not drawn again yet is older than what it has.
+    frames = np.roll(np.arange(inputs, len(poses)), len(poses) - before)
     last, earlier = frames[-1:], frames[:-1]
     count = min(random_views, len(earlier))
     picks = rng.choice(earlier, count, replace=False) if count else []
@@ -70,8 +72,8 @@ def reference(views: int, random_views: int) -> ChooseViews:
 def nearest(views: int) -> ChooseViews:
   """The k views nearest in angle, as seen from the world's origin."""
 
-  def choose(poses, inputs, target, rng):
-    del inputs, rng
+  def choose(poses, inputs, before, target, rng):
+    del inputs, before, rng
     angles = np.asarray(camera_paths.view_angle(poses, target))
     order = np.argsort(angles, kind="stable")
     return _row(order[:views], views)
@@ -83,8 +85,10 @@ def anchors(views: int, count: int) -> ChooseViews:
   """The k views nearest in angle among the inputs and the first `count` frames
   that were drawn: frames between anchors do not hand their errors on."""
 
-  def choose(poses, inputs, target, rng):
-    return nearest(views)(poses[: inputs + count], inputs, target, rng)
+  def choose(poses, inputs, before, target, rng):
+    # An anchor that is drawn again is not among the others.
+    anchored = inputs + count - (before < inputs + count)
+    return nearest(views)(poses[:anchored], inputs, before, target, rng)
 
   return choose
 
@@ -100,8 +104,8 @@ def anchors_first(frames: int, count: int) -> list[int]:
 def stochastic(steps: int) -> ChooseViews:
   """One view at each denoising step, any of all so far (3DiM, sec. 3.2)."""
 
-  def choose(poses, inputs, target, rng):
-    del inputs, target
+  def choose(poses, inputs, before, target, rng):
+    del inputs, before, target
     return rng.integers(0, len(poses), (steps, 1)).astype(np.int32)
 
   return choose

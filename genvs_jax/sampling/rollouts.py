@@ -170,15 +170,21 @@ class Rollout:
   ) -> tuple:
     """What `_draw` takes of a frame, the views that its policy picks of those
     that are there first; `seeds` are one per scene."""
-    target = scenes.poses[:, scenes.inputs + frame]
+    own = scenes.inputs + frame
+    target = scenes.poses[:, own]
     # Never the frame itself, which a second pass finds there.
-    others = np.array(
-      [v for v in views_bank.views if v != scenes.inputs + frame]
-    )
+    others = np.array([v for v in views_bank.views if v != own])
+    before = len(others)
+    if own in views_bank.views:
+      before = views_bank.views.index(own)
     choice = np.stack(
       [
         policy.choose(
-          poses[others], scenes.inputs, goal, np.random.default_rng(numbers)
+          poses[others],
+          scenes.inputs,
+          before,
+          goal,
+          np.random.default_rng(numbers),
         )
         for poses, goal, numbers in zip(
           scenes.poses, target, seeds, strict=True
@@ -191,7 +197,7 @@ class Rollout:
       np.stack([x[i] for x, i in zip(of_scenes, view_index, strict=True)])
       for of_scenes in (scenes.poses, scenes.intrinsics)
     )
-    drawn_with = scenes.intrinsics[:, scenes.inputs + frame]
+    drawn_with = scenes.intrinsics[:, own]
     return slots, choice >= 0, poses, intrinsics, drawn_with, target
 
   def _empty_bank(
@@ -309,6 +315,8 @@ def build_rollout(
       f"rollout.drawn_noise is {config.rollout.drawn_noise}, but the model was"
       " not trained to be told of noise (model.encoder.noise_told): set it to 0"
     )
+  if not has_denoiser:  # nothing attends to the views
+    model = dataclasses.replace(model, view_encoder=None)
   options = Options(
     build_policy=lambda inputs: policies.build_policy(config, inputs),
     bank_gib=config.rollout.bank_gib,

@@ -6,6 +6,7 @@ stopped.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def _load(
   if images:
     inputs = scene_inputs.load_photos(config, model, images)
     scene_paths = photo_files.scenes(images)
-    names = [f"photos_{epath.Path(path).stem}" for path in scene_paths]
+    names = [f"photos_{name}" for name in _names(scene_paths)]
   else:
     inputs = scene_inputs.load_inputs(config, model, workdir)
     names = [f"{config.sample.split}_{i:04d}" for i in inputs["scene"]]
@@ -112,6 +113,13 @@ def _load(
   poses = [paths.build_path(config, float(d)) for d in distances]
   root = epath.Path(workdir) / "samples"
   return _Scenes([root / name for name in names], inputs, np.stack(poses))
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+  """Of files and folders: without endings, if that tells them apart."""
+  stems = [epath.Path(path).stem for path in paths]
+  is_clear = len(set(stems)) == len(stems)
+  return stems if is_clear else [epath.Path(path).name for path in paths]
 
 
 def _run(

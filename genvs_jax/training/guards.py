@@ -29,7 +29,7 @@ class Stop:
 
   def __init__(self, agreed: Callable[[int], bool] | None):
     self._agreed = agreed
-    self.asked = False  # of this process alone
+    self.asked = False
 
   @contextlib.contextmanager
   def listening(self) -> Iterator[None]:
@@ -58,7 +58,9 @@ class Stop:
 
   def __call__(self, step: int) -> bool:
     """To be asked after each step, by every process."""
-    return self.asked if self._agreed is None else self._agreed(step)
+    if self._agreed is not None and not self.asked:
+      self.asked = self._agreed(step)
+    return self.asked
 
 
 def build_stop() -> Stop:

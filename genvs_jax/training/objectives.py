@@ -199,18 +199,20 @@ def rendering_losses(
       model, options, variables, inputs, poses, uniforms, render
     )
 
-  loss = jnp.zeros(())
-  for weight, value in losses.values():
-    loss += weight * value
+  loss = sum(weight * value for weight, value in losses.values())
   _, buffers = pipeline.split_variables(variables)
+  of_targets = jnp.arange(views, images.shape[1])
+  drawn_with = _of_views(batch["intrinsics"], of_targets)
   return RenderingResult(
-    loss=loss,
+    loss=jnp.asarray(loss),
     metrics={name: value for name, (_, value) in losses.items()},
     buffers={**buffers, "encoder": encoder_buffers},
     features=_flatten(target_features),
     targets=_flatten(targets),
     views=cross_views.of_targets(
-      inputs, batch["poses"][:, views:], model.image_size
+      inputs._replace(drawn_with=drawn_with),
+      batch["poses"][:, views:],
+      model.image_size,
     ),
   )
 

@@ -182,6 +182,9 @@ def with_measured_values(
     values = {name: fields[name] for name in MEASURED}
   else:
     values = measure(config, workdir)
+    # A denoiser without features has a deviation, but nothing to take.
+    if recorded is not None:
+      values["diffusion.sigma_data"] = recorded.diffusion.sigma_data
     logging.info(
       "measured: %s", ", ".join(f"{k} = {v:.4g}" for k, v in values.items())
     )

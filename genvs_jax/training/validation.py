@@ -160,13 +160,19 @@ class Validation:
 def build_validation(
   config: ml_collections.ConfigDict, model: pipeline.Model, workdir: str
 ) -> Validation:
-  """From `config.validation`."""
-  measure = build_measure(
-    model,
-    builders.parts_of(config.objective.name),
-    tuple(config.validation.sigmas),
-    config.seed,
-  )
+  """From `config.validation`.
+
+  Raises:
+    ValueError: if a denoiser is to be scored at no noise level.
+  """
+  parts = builders.parts_of(config.objective.name)
+  sigmas = tuple(config.validation.sigmas)
+  if config.validation.scenes and "denoiser" in parts and not sigmas:
+    raise ValueError(
+      "validation.sigmas is (), expected noise levels at which the denoiser is"
+      " scored (or --config.validation.scenes=0)"
+    )
+  measure = build_measure(model, parts, sigmas, config.seed)
   scenes = load_scenes(config, workdir, config.validation.scenes)
   return Validation(scenes, measure)
 

@@ -14,6 +14,7 @@ from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import command as convert
 from genvs_jax.data import dataset_builders
 from genvs_jax.data import datasets
+from genvs_jax.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,34 @@ def test_a_small_copy_finds_the_metrics_of_its_own_machine(
   pretrained.save(str(tmp_path), genvs)
   copy = pretrained.load(str(tmp_path))
   assert copy.config.evaluate.metric_weights == "auto"
+
+
+def test_a_run_without_an_average_has_a_small_copy_too(debug_config, tmp_path):
+  debug_config.train.steps, debug_config.train.ema = 1, "none"
+  debug_config.sampler.params = "raw"
+  workdir, copy = str(tmp_path / "run"), str(tmp_path / "copy")
+  state = loop.train_and_evaluate(debug_config, workdir, jax.devices()[:1])
+  convert.convert(None, (), workdir, copy, False)
+  genvs = pretrained.load(copy)
+  assert genvs.config.sampler.params == "ema"
+  for part, params in state.params.items():
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-10, atol=2**-24),
+      genvs.variables[part]["params"],
+      params,
+    )
+
+
+def test_what_is_made_for_a_checkpoint_heeds_what_is_set(debug_config):
+  debug_config.data.data_dir = "/data"
+  small = dataset_builders.with_one_split
+  assert small(debug_config, "test").data.data_dir == "WORKDIR/data"
+  theirs = small(debug_config, "test", overrides=("data.data_dir",))
+  assert theirs.data.data_dir == "/data"
+  debug_config.evaluate.baselines = True
+  assert not small(debug_config, "test").evaluate.baselines
+  with pytest.raises(ValueError, match="baselines is True, but of training"):
+    small(debug_config, "test", overrides=("evaluate.baselines",))
 
 
 def test_what_half_precision_cannot_hold_is_refused(trained_workdir, tmp_path):

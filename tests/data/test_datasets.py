@@ -151,6 +151,23 @@ def test_all_scenes_are_known_before_the_first_step(
   assert "near from 0.8 to 1.6, far from 1.8 to 3.6" in warnings[0]
 
 
+def test_scenes_of_another_size_than_the_configs_are_warned_of(
+  config, two_sources, monkeypatch
+):
+  config.data.source = str(two_sources[0])
+  datasets.prepare(config, "")
+  records = datasets.load_split(config, "", "train")
+  warnings = []
+  monkeypatch.setattr(logging, "warning", lambda m, *a: warnings.append(m % a))
+  config.frustum.bounds = "scene"
+  datasets.check_cameras(config, records)
+  assert not warnings
+  config.frustum.near, config.frustum.far = 6.0, 14.0
+  datasets.check_cameras(config, records)
+  assert "far - frustum.near is 4: meshes" in warnings[0]
+  assert "--config.frustum.near=0.8 --config.frustum.far=1.8" in warnings[0]
+
+
 def test_the_cube_needs_a_centred_principal_point(config, tmp_path):
   source = write(tmp_path / "scenes", 0)
   for path in source.rglob("intrinsics.txt"):

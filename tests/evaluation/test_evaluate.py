@@ -97,6 +97,31 @@ def test_a_list_names_the_input_view_of_each_scene(scored, tmp_path):
   (tmp_path / "c.txt").write_text("02958343 a1b2\n")
   with pytest.raises(ValueError, match=r"line 1: found '02958343 a1b2', expe"):
     protocol._read_view_list(str(tmp_path / "c.txt"))
+  (tmp_path / "d.txt").write_text("a 7\nb 1\nb 9\n")
+  with pytest.raises(ValueError, match="1 input views of a and 2 of b, expec"):
+    protocol._read_view_list(str(tmp_path / "d.txt"))
+  # Scores of one list are not those of another of the name.
+  digest = protocol.view_list_digest(str(path))
+  path.write_text(path.read_text().replace("5", "6"))
+  assert protocol.view_list_digest(str(path)) != digest
+
+
+def test_distances_are_those_of_scenes_with_planes_of_their_own(scored):
+  config, _, _ = scored
+  records = datasets.load_split(config, "", "validation")
+  common = protocol.load_scene(config, records, 0)
+  config.frustum.bounds = "scene"
+  own = protocol.load_scene(config, records, 0)
+  assert own.intrinsics.shape[-1] == 6
+  np.testing.assert_allclose(own.distances, common.distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["samples", "rollouts"])
+def test_counts_below_zero_are_refused(scored, tmp_path, field):
+  config, model, variables = scored
+  config.evaluate[field] = -1
+  with pytest.raises(ValueError, match=f"{field} is -1, expected 0 or more"):
+    evaluate.evaluate(config, model, variables, str(tmp_path))
 
 
 def test_scores_by_category_are_means_over_its_scenes():

@@ -500,6 +500,13 @@ def test_a_second_pass_draws_every_frame_from_the_others(scene):
   np.testing.assert_allclose(rest[0].sample, second[1].sample, atol=1e-4)
 
 
+def test_pictures_of_one_name_do_not_share_a_folder():
+  names = sample_scenes._names(["cars/a.png", "cars/b"])
+  assert names == ["a", "b"]
+  names = sample_scenes._names(["cars/a.png", "cars/a.jpg"])
+  assert names == ["a.png", "a.jpg"]
+
+
 def test_no_pass_at_all_is_refused(scene):
   config, model, *_ = scene
   config = config.copy_and_resolve_references()

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import textwrap
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ def test_near_and_far_follow_the_camera_distance_of_a_folder(source, tmp_path):
   np.testing.assert_allclose(
     [record["near"], record["far"]], [0.8, 1.8], rtol=1e-5
   )
+
+
+def test_one_of_near_and_far_can_be_set_alone(source, tmp_path):
+  config = srn.SrnConfig(name="mine", layout="folder", near=0.5)
+  bounds = srn.Builder._bounds
+  asked = types.SimpleNamespace(builder_config=config)
+  np.testing.assert_allclose(bounds(asked, (1.3, 1.3)), (0.5, 1.8), rtol=1e-5)
 
 
 def test_bad_scenes_stop_the_build_or_are_left_out(source, tmp_path, caplog):

@@ -164,6 +164,67 @@ def test_gradients_reach_what_attends_and_what_is_told(debug_workdir):
   assert all(np.abs(x).max() == 0 for x in jax.tree.leaves(views))
 
 
+def test_targets_attend_with_their_own_cameras(debug_workdir, monkeypatch):
+  """Also where an input view is rendered in front of them."""
+  config = told_everything(debug_workdir)
+  config.objective.rgb_input = 0.1
+  model = builders.build_model(config)
+  shapes = jax.eval_shape(
+    lambda: builders.init_variables(model, jax.random.key(0))
+  )
+  variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  seen = []
+  of_targets = cross_views.of_targets
+
+  def noted(inputs, poses, size):
+    seen.append((inputs.drawn_with, poses))
+    return of_targets(inputs, poses, size)
+
+  monkeypatch.setattr(cross_views, "of_targets", noted)
+  views = config.model.input_views
+  batch = {
+    "images": np.zeros((2, views + 2, 32, 32, 3), np.uint8),
+    "poses": np.stack([debug_poses(views + 2)] * 2),
+    "intrinsics": np.tile(np.float32([38, 38, 16, 16]), (2, views + 2, 1)),
+  }
+  # Of each view a focal length of its own.
+  batch["intrinsics"][..., 0] += np.arange(views + 2)
+  options = objectives.build_options(config)
+
+  @jax.jit
+  def cameras_of_targets(batch):
+    keys = randomness.step_keys(0, jnp.int32(0), 2)
+    objectives.joint(model, options, variables, batch, keys)
+    return seen.pop()
+
+  intrinsics, poses = cameras_of_targets(batch)
+  assert not seen
+  np.testing.assert_array_equal(poses, batch["poses"][:, views:])
+  np.testing.assert_array_equal(intrinsics, batch["intrinsics"][:, views:])
+
+
+def test_a_guide_that_attends_is_refused(trained):
+  genvs = pretrained.load(trained)
+  genvs.config.sampler.guide = f"{trained}/checkpoints/1"
+  with pytest.raises(ValueError, match="denoiser attends to the input views"):
+    autoguidance.add_guide(genvs.config, genvs.model, genvs.variables)
+
+
+def test_a_renderer_is_rolled_out_without_keys(trained):
+  """A checkpoint of encoder and field, whose denoiser would attend."""
+  genvs = pretrained.load(trained)
+  variables = {k: genvs.variables[k] for k in ("encoder", "field")}
+  inputs = {
+    "images": np.zeros((1, 1, 32, 32, 3), np.uint8),
+    "poses": debug_poses(1)[None],
+    "intrinsics": np.float32([[38, 38, 16, 16]]),
+    "scene": np.arange(1),
+  }
+  rollout = rollouts.build_rollout(genvs.config, genvs.model, False)
+  frames = list(rollout.run(variables, inputs, debug_poses(2), 0))
+  assert len(frames) == 2 and frames[0].sample is None
+
+
 def test_a_denoiser_that_never_attended_goes_on(trained_workdir):
   """The new layers start fresh, and add nothing yet."""
   config = debug.get_config()

@@ -24,6 +24,7 @@ from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
+from genvs_jax.training import guards
 from genvs_jax.training import loop
 from genvs_jax.training import stages
 from genvs_jax.training import startup
@@ -321,6 +322,21 @@ def test_measured_values_are_those_of_a_denoiser_that_goes_on(staged):
   assert values == pretrained.load(workdir).config.diffusion
 
 
+def test_a_denoiser_without_features_keeps_its_deviation(
+  staged, diffusion, monkeypatch
+):
+  """What it has never taken is measured."""
+  config, workdir = staged
+  config = config.copy_and_resolve_references()
+  config.init_from.denoiser = diffusion
+  measured = dict.fromkeys(stages.MEASURED, 0.25)
+  monkeypatch.setattr(stages, "measure", lambda *args: dict(measured))
+  values = stages.with_measured_values(config, workdir, None).diffusion
+  theirs = pretrained.load(diffusion).config.diffusion
+  assert values.sigma_data == theirs.sigma_data != 0.25
+  assert values.feature_mean == values.feature_std == 0.25
+
+
 def test_measuring_needs_a_renderer(debug_config):
   debug_config.diffusion.sigma_data = 0.0
   with pytest.raises(ValueError, match=r"set train\.render_steps, or"):
@@ -336,6 +352,7 @@ def test_measuring_needs_a_renderer(debug_config):
     ({"sampler.churn": 2.0}, "sampler.churn is 2.0"),
     ({"model.denoiser.geometry": ("rays",)}, "'rays', expected one of"),
     ({"checkpoint.best_metric": "loss"}, "best_metric is 'loss'"),
+    ({"model.denoiser.conditional": False}, "is trained by 'diffusion'"),
   ],
 )
 def test_mistakes_in_a_later_stage_are_found_before_the_first(
@@ -373,6 +390,11 @@ def test_a_stage_of_one_view_hands_its_renderer_on(
   assert one.init_from.encoder == ""
   assert render.init_from.encoder == render.init_from.field == folders[0]
   assert last.init_from.encoder == folders[1]
+
+
+def test_what_several_processes_agree_on_is_remembered():
+  stop = guards.Stop(lambda step: step == 7)
+  assert [stop(6), stop(7), stop.asked] == [False, True, True]
 
 
 def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(

@@ -107,11 +107,11 @@ def write_scenes(
         " it, or give the dataset a name of its own (--config.data.name=NAME)"
       )
   root.mkdir(parents=True, exist_ok=True)
-  marker.write_text(json.dumps(arguments))
   files = model_files.find_models(source, root / "unpacked")
   shares = model_files.share_out(
     files, options.splits, options.held_out, options.seed
   )
+  marker.write_text(json.dumps(arguments))
   specs = [
     _Spec(
       str(root / f"meshes_{_FOLDERS[split]}" / file.object_id),
@@ -168,10 +168,12 @@ def _check(options: Options) -> None:
       raise ValueError(
         f"data.meshes.{name} is {value!r}, expected one of {', '.join(choices)}"
       )
-  if options.distance <= 0.5:
+  farthest = srn_writer.LARGEST_DEPTH - 0.5
+  if not 0.5 < options.distance <= farthest:
     raise ValueError(
       f"data.meshes.distance is {options.distance:g}, expected more than 0.5,"
-      " the radius of the sphere that holds the objects"
+      " the radius of the sphere that holds the objects, and at most"
+      f" {farthest:g}, so that depth fits into 16 bits"
     )
   if not 0 <= options.held_out < 0.5:
     raise ValueError(

@@ -227,6 +227,7 @@ def test_a_changed_material_file_renders_its_model_anew(source, tmp_path):
     ("up", "w", r"data\.meshes\.up is 'w', expected one of auto, z, y, x"),
     ("region", "lower", r"region is 'lower', expected one of sphere, upper"),
     ("distance", 0.4, r"distance is 0\.4, expected more than 0\.5"),
+    ("distance", 7.0, r"distance is 7, expected .* at most 6"),
     ("held_out", 0.5, r"held_out is 0\.5, expected a share"),
   ],
 )
@@ -235,6 +236,16 @@ def test_wrong_options_are_named(source, tmp_path, field, value, match):
   with pytest.raises(ValueError, match=match):
     mesh_scenes.write_scenes(tmp_path / "a", str(source), options, processes=1)
   assert not (tmp_path / "a").exists()
+
+
+def test_what_was_refused_is_no_earlier_run(source, tmp_path):
+  """A list that names no model, then none."""
+  path = tmp_path / "splits.txt"
+  path.write_text("train gone\n")
+  wrong = dataclasses.replace(OPTIONS, splits=str(path))
+  with pytest.raises(ValueError, match="'gone'"):
+    mesh_scenes.write_scenes(tmp_path / "a", str(source), wrong, processes=1)
+  mesh_scenes.write_scenes(tmp_path / "a", str(source), OPTIONS, processes=1)
 
 
 def test_the_dataset_lists_what_is_broken_and_holds_the_rest(source, tmp_path):
