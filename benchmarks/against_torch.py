@@ -27,6 +27,7 @@ import pathlib
 import resource
 import time
 
+import jax
 import numpy as np
 from absl import app
 from absl import flags
@@ -91,7 +92,7 @@ def measure(row: str, columns: list[str], repeats: int) -> dict[str, dict]:
 
 def work(row: str, column: str, pipe) -> None:
   """Answers each "run" with its seconds, in a process of its own."""
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  jax.config.update("jax_platforms", "cpu")
   if column == "reference":
     run, needed = build_reference(row), {}
   else:

@@ -59,6 +59,7 @@ SCORES = {
 def main(argv):
   del argv
   path = pathlib.Path(_WORKDIR.value) / "few_steps.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
   results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
   if _CHECKPOINT.value:
     measure(results, path)

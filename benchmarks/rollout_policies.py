@@ -154,7 +154,8 @@ def drift(config, genvs, rollout, scene) -> list[float | None]:
 def true_pictures(config, name: str, poses: np.ndarray) -> np.ndarray:
   """u8 [frames,H,W,3] of a generated car, whose name ends in its number."""
   index = int(name[-16:], 16)
-  solid = cars.sample_car(config.data.synthetic.seed, "val", index)
+  synthetic = config.data.synthetic
+  solid = cars.sample_car(synthetic.seed, "val", index, synthetic.markings)
   size = config.model.image_size
   images = [ray_caster.render_view(solid, pose, size)[0] for pose in poses]
   return grids.to_uint8(np.stack(images))

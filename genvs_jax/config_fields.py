@@ -163,7 +163,10 @@ _ACTS_IF = {
   },
   "data.near": ("data.dataset", ("folder", "nerf")),
   "data.far": ("data.dataset", ("folder", "nerf")),
-  "data.url": ("data.dataset", ("cars", "chairs", "folder")),
+  "data.url": (
+    "data.dataset",
+    ("cars", "chairs", "folder", "nerf", "nmr", "zero123"),
+  ),
   "model.encoder.decoder_width": ("model.encoder.name", ("resnet34_unet",)),
   "model.denoiser.augmentation": ("model.denoiser.name", ("ddpmpp",)),
   "frustum.near": ("frustum.kind", ("near_far",)),

@@ -63,6 +63,11 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
 
   for name in names:
     messages.check_choice("modes", name, MODES)
+    if command.checkpoint and name in ("prepare", "train", "compile"):
+      raise ValueError(
+        f"--checkpoint has no effect with --mode={name}: a run that starts from"
+        " its weights sets --config.init_from.encoder, .field and .denoiser"
+      )
   if command.config_file is None and command.checkpoint:
     command, names = _of_checkpoint(command, names)
   config = command.config

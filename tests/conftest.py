@@ -41,7 +41,11 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
   """The longest files first, so that two processes end together."""
-  order = ["test_devices.py", "test_launch.py", "test_convert.py"]
+  order = [
+    *("test_devices.py", "test_launch.py", "test_convert.py"),
+    *("test_rollouts.py", "test_stages.py", "test_conditioning.py"),
+    *("test_drawing.py", "test_faults.py", "test_evaluate.py"),
+  ]
   items.sort(key=lambda item: (order + [item.path.name]).index(item.path.name))
 
 
@@ -83,9 +87,10 @@ def compilation_cache(shared_folder):
   jax.config.update("jax_compilation_cache_dir", folder)
   # With a limit, JAX locks the folder while it reads or writes.
   jax.config.update("jax_compilation_cache_max_size", 2**32)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
   os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
   return folder
 
 

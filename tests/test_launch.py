@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from PIL import Image
+
+from genvs_jax import modes
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -112,6 +115,13 @@ def test_what_is_mistyped_is_one_line(args, message):
   (line,) = [x for x in answer.splitlines() if "error: " in x]
   assert message in line and "FATAL" not in answer
   assert len(answer.splitlines()) < 5
+
+
+@pytest.mark.parametrize("mode", ["prepare", "train", "compile"])
+def test_a_checkpoint_is_no_start_of_a_run(mode):
+  command = types.SimpleNamespace(checkpoint="cars64-small", config_file=None)
+  with pytest.raises(ValueError, match=f"no effect with --mode={mode}: a run"):
+    modes.run(command, (mode,))
 
 
 def test_configs_are_found_by_name(tmp_path):

@@ -99,7 +99,8 @@ def parse_pixelnerf_intrinsics(
     return None, False, f"has {len(rows)} lines, {expected}"
   focal, cx, cy = rows[0][:3]
   height, width = rows[3]
-  if min(focal, cx, cy, height, width) <= 0:
+  values = [focal, cx, cy, height, width]
+  if not np.isfinite(values).all() or min(values) <= 0:
     return None, False, f"holds a number that is not positive, {expected}"
   if abs(height / width - size[0] / size[1]) > 1e-3:
     return (
@@ -136,6 +137,8 @@ def parse_srn_intrinsics(
   side = 3 if len(values) == 9 else 4
   matrix = np.array(values).reshape(side, side)
   fx, fy, cx, cy = matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]
+  if not np.isfinite(matrix).all():
+    return None, f"holds {values}, expected finite numbers"
   if min(fx, fy, cx, cy) <= 0 or matrix[1, 0] or matrix[2, 0] or matrix[2, 1]:
     return None, (
       f"holds {values}, expected a matrix [fx 0 cx; 0 fy cy; 0 0 1]"

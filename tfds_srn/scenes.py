@@ -203,6 +203,9 @@ def shrink(scene: Scene, side: int) -> Scene:
       max(round(v * side / max(image.size)), 1) for v in image.size
     )
     scale = np.array([width / image.width, height / image.height])
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
+      grey = np.asarray(image).astype(np.float32) / 257
+      image = Image.fromarray(grey.round().astype(np.uint8))
     if image.mode != "RGB":  # what is transparent has no colour to mix in
       image = image.convert("RGBA").convert("RGBa")
     image = image.resize((width, height), Image.Resampling.BOX)

@@ -10,6 +10,7 @@ import pathlib
 import posixpath
 import random
 import re
+import zipfile
 from collections.abc import Iterator
 
 from tfds_srn import scenes
@@ -84,8 +85,14 @@ def cut_validation(folders: list) -> tuple[list, list]:
 def listing_digest(source: str) -> str:
   """Sixteen digits that change when files are added, removed or changed."""
   digest = hashlib.sha256()
-  for tree in trees.open_trees(source):
-    for line in tree.listing():
+  for item in source.split(","):
+    path = pathlib.Path(item.strip()).expanduser()
+    if path.is_file() and not zipfile.is_zipfile(path):  # a 3D model
+      stat = path.stat()
+      lines = [f"{path.name} {stat.st_size} {stat.st_mtime_ns}"]
+    else:
+      lines = [x for tree in trees.open_trees(item) for x in tree.listing()]
+    for line in lines:
       digest.update(f"{line}\n".encode())
   return digest.hexdigest()[:16]
 
@@ -100,7 +107,7 @@ def _split_folders(
   if layout.is_scene(tree, ""):
     yield "train", [layout(tree, "")]
     return
-  own = _split_of(pathlib.PurePath(tree.name).stem)
+  own = _split_of(tree.name.removesuffix(".zip"))
   top, _ = tree.children("")
   # A scene may be called ferrari_test.
   named = [

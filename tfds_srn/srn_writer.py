@@ -27,6 +27,42 @@ Spec = TypeVar("Spec")
 Result = TypeVar("Result")
 
 
+def claim(root: pathlib.Path, name: str, arguments: dict) -> None:
+  """Notes in a folder what its scenes are made with.
+
+  Args:
+    root: the folder, which is made.
+    name: of the file that says it.
+    arguments: JSON.
+
+  Raises:
+    ValueError: if the folder was made with others.
+  """
+  check_claim(root, name, arguments)
+  root.mkdir(parents=True, exist_ok=True)
+  # Whole or not at all; two commands may start at once.
+  part = root / f".{name}.{os.getpid()}"
+  part.write_text(json.dumps(arguments))
+  part.replace(root / name)
+
+
+def check_claim(root: pathlib.Path, name: str, arguments: dict) -> None:
+  """Raises ValueError if a folder's scenes are made with other arguments."""
+  if not (root / name).exists():
+    return
+  try:
+    earlier = json.loads((root / name).read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{root / name} is damaged ({error}): remove {root}"
+    ) from error
+  if earlier != json.loads(json.dumps(arguments)):
+    raise ValueError(
+      f"{root} holds scenes made with {earlier}, expected {arguments}: remove"
+      " it, or give the dataset a name of its own (--config.data.name=NAME)"
+    )
+
+
 def write_scene(
   folder: str | pathlib.Path,
   views: Iterable[tuple[np.ndarray, np.ndarray]],

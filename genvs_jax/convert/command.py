@@ -7,8 +7,10 @@ import pathlib
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from genvs_jax import config_fields
+from genvs_jax.checkpointing import checkpoints
 from genvs_jax.checkpointing import pretrained
 from genvs_jax.convert import checkpoint
 from genvs_jax.convert import metric_weights
@@ -68,6 +70,11 @@ def _for_use(workdir: str, output: str | None) -> list[str]:
   """A small copy of a workdir's newest checkpoint; the lines to print."""
   if not output:
     raise ValueError("--output must be given")
+  if (epath.Path(output) / checkpoints.FOLDER).exists():
+    raise ValueError(
+      f"--output {output} holds checkpoints already, expected a folder without:"
+      " choose another, or remove it"
+    )
   has_average = pretrained.read_config(workdir, None).train.ema != "none"
   params = "ema" if has_average else "raw"
   pretrained.save(output, pretrained.load(workdir, params=params))

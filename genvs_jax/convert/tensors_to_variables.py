@@ -1,6 +1,7 @@
 """Tensors of a recognised checkpoint -> variables, with nothing left over."""
 
 import collections
+import functools
 import re
 from typing import Any
 from typing import NamedTuple
@@ -143,6 +144,7 @@ def fill(
   return Filled(variables, uses, explained, widened, fresh)
 
 
+@functools.lru_cache(maxsize=4)
 def leaf_shapes(
   model: pipeline.Model, parts: tuple[str, ...] = pipeline.PARTS
 ) -> dict[str, names.Leaves]:

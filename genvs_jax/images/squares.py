@@ -16,7 +16,8 @@ def flatten_onto_white(image: Image.Image) -> Image.Image:
 
 def flatten(image: Image.Image, behind: Colour) -> Image.Image:
   """RGB of a picture in any mode, composited onto a colour."""
-  if image.mode == "RGB":
+  # A PNG without an alpha channel can name a colour that is transparent.
+  if image.mode == "RGB" and "transparency" not in image.info:
     return image
   if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
     grey = np.asarray(image).astype(np.float32) / 257

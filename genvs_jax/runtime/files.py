@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -60,7 +61,10 @@ def read_arrays(path: os.PathLike | str) -> dict[str, np.ndarray]:
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
-  except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+  except (
+    *(ValueError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+  ) as error:
     raise ValueError(
       f"{path} is no .npz file of arrays, or is damaged ({error})"
     ) from error

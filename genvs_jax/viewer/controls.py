@@ -144,7 +144,7 @@ def _sampler_controls(gui, settings: drawing.Settings) -> dict[str, Any]:
       "Guidance",
       settings.guidance,
       min=0.0,
-      max=10.0,
+      max=max(10.0, settings.guidance),
       step=0.1,
       hint="1 is none",
     ),

@@ -229,6 +229,7 @@ def build_drawing(
     changed.sampler.steps = settings.steps
     changed.sampler.guidance = settings.guidance
     changed.rollout.policy = settings.policy
+    changed.rollout.passes = 1  # a turn is a frame, not a whole pass
     return changed
 
   # Each of them is compiled: some are kept.

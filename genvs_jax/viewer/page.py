@@ -51,10 +51,12 @@ class Picture(NamedTuple):
   Attributes:
     image: u8 [H,W,3].
     pose: f32 [4,4] camera-to-world.
+    quantity: what of the view it is, as the control calls it.
   """
 
   image: np.ndarray
   pose: np.ndarray
+  quantity: str
 
 
 class Page:
@@ -108,6 +110,9 @@ class Page:
 
   def _start_from(self, inputs: dict[str, np.ndarray]) -> None:
     """A new scene: cameras go to a side of its input view."""
+    # What is shown and what is rolled out are of the scene before.
+    self.worker.start(None, None)
+    self._pictures.clear()
     self._first_inputs = inputs
     self._scene.set_inputs(inputs)
     fov = canvas.vertical_fov(inputs)
@@ -186,12 +191,13 @@ class Page:
     client = self._server.get_clients().get(viewer)
     if client is None:
       return
+    quantity = self.controls.quantity.value
     render = self._scene.render(camera.pose)
     image = self._quantity(render.views, camera)
     self._show(client, camera, image)
-    self._pictures[viewer] = Picture(image, camera.pose)
+    self._pictures[viewer] = Picture(image, camera.pose, quantity)
     self._say("render")
-    is_sample = self.controls.quantity.value == page_controls.SAMPLE
+    is_sample = quantity == page_controls.SAMPLE
     if not (is_sample and self.controls.is_sampling.value):
       return
     yield
@@ -202,7 +208,7 @@ class Page:
       self._say(f"sample, step {step} of {settings.steps}")
       if step < settings.steps:
         yield
-    self._pictures[viewer] = Picture(image, camera.pose)
+    self._pictures[viewer] = Picture(image, camera.pose, quantity)
     took = time.perf_counter() - started
     self._say(f"sample, {settings.steps} steps in {took:.1f} s")
 
@@ -214,6 +220,7 @@ class Page:
     controls.stop.visible = controls.progress.visible = True
     controls.progress.value, self._film = 0.0, None
     frames: dict[int, view_synthesis.Views] = {}
+    inputs = self._scene.inputs
     try:
       for number, frame in self._scene.roll_out(path, settings):
         frames[number] = frame
@@ -225,8 +232,8 @@ class Page:
       self._film = rollout_files.DrawnScene(
         frames=[frames[i] for i in range(len(path))],
         poses=path,
-        intrinsics=np.atleast_2d(self._scene.inputs["intrinsics"])[0],
-        inputs=list(self._scene.inputs["images"]),
+        intrinsics=np.atleast_2d(inputs["intrinsics"])[0],
+        inputs=list(inputs["images"]),
       )
       for handle in (controls.save_film, controls.save_points):
         handle.visible = True
@@ -260,9 +267,15 @@ class Page:
     )
     controls.roll_out.on_click(self._start_rollout)
     controls.stop.on_click(lambda _: self._stop_rollout())
-    controls.save_picture.on_click(self._save_picture)
-    controls.save_film.on_click(self._save_film)
-    controls.save_points.on_click(self._save_points)
+    # In the worker's thread, whose errors the page shows.
+    for handle, save in (
+      (controls.save_picture, self._save_picture),
+      (controls.save_film, self._save_film),
+      (controls.save_points, self._save_points),
+    ):
+      handle.on_click(
+        lambda event, save=save: post(_viewer(event), lambda: save(event))
+      )
 
   def _meet(self, client) -> None:
     """A browser came, or came again after a reload."""
@@ -297,7 +310,7 @@ class Page:
 
   def _add_view(self, event) -> None:
     picture = self._pictures.get(_viewer(event))
-    if picture is None or self.controls.quantity.value in (
+    if picture is None or picture.quantity in (
       page_controls.DEPTH,
       page_controls.OPACITY,
     ):

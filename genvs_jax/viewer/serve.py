@@ -59,6 +59,12 @@ def open_page(
   if images:
     views = scene_inputs.load_photos(config, model, images)
     inputs = {key: value[0] for key, value in views.items()}
+    if len(views["images"]) > 1:
+      logging.warning(
+        "%s has %d scenes, of which the page shows the first",
+        images,
+        len(views["images"]),
+      )
   choice = scenes.build_scenes(config, model, workdir)
   with contextlib.redirect_stdout(io.StringIO()):  # its banner
     server = viser.ViserServer("127.0.0.1" if host in LOCAL else host, port)

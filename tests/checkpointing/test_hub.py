@@ -73,12 +73,18 @@ class StandIn(http.server.BaseHTTPRequestHandler):
     pass
 
 
-@pytest.fixture
-def stand_in(trained_workdir, tmp_path, monkeypatch):
-  """The hub, whose repository has a small checkpoint in a subfolder."""
-  folder = tmp_path / "repository"
+@pytest.fixture(scope="module")
+def repository(trained_workdir, tmp_path_factory):
+  """A folder with a small checkpoint in a subfolder."""
+  folder = tmp_path_factory.mktemp("repository")
   pretrained.save(str(folder / "small"), pretrained.load(trained_workdir))
-  handler = type("Handler", (StandIn,), {"folder": folder})
+  return folder
+
+
+@pytest.fixture
+def stand_in(repository, tmp_path, monkeypatch):
+  """The hub, with that repository."""
+  handler = type("Handler", (StandIn,), {"folder": repository})
   server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
   threading.Thread(target=server.serve_forever, daemon=True).start()
   endpoint = f"http://localhost:{server.server_port}"

@@ -235,7 +235,7 @@ def test_films_show_input_sample_and_render_or_one_of_them(scene, tmp_path):
 def test_points_take_the_colours_of_samples_or_renders(scene, tmp_path):
   config, model, variables, _ = scene
   config = config.copy_and_resolve_references()
-  config.sample.frames = 2
+  config.sample.frames, config.sample.mesh_resolution = 2, 24
   sizes, contents = set(), set()
   for config.sample.point_colours in sample_scenes.COLOURS:
     (paths,) = sample_scenes.sample(

@@ -54,7 +54,7 @@ def test_finished_scenes_are_reused_and_other_arguments_refused(tmp_path):
   picture.unlink()  # would come back if the scenes were written again
   car_scenes.write_scenes(tmp_path, **kwargs)
   assert not picture.exists()
-  with pytest.raises(ValueError, match="name another folder or remove"):
+  with pytest.raises(ValueError, match="remove it, or give"):
     car_scenes.write_scenes(tmp_path, **{**kwargs, "seed": 1})
 
 

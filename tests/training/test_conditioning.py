@@ -239,9 +239,10 @@ def test_a_denoiser_that_never_attended_goes_on(trained_workdir):
   noisy = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
   features = jax.random.normal(jax.random.key(1), (1, 32, 32, 8))
   sigma = jnp.array([0.5])
+  denoise = jax.jit(denoising.denoise, static_argnums=0)
   np.testing.assert_allclose(
-    denoising.denoise(model, variables, noisy, sigma, features),
-    denoising.denoise(before.model, before.variables, noisy, sigma, features),
+    denoise(model, variables, noisy, sigma, features),
+    denoise(before.model, before.variables, noisy, sigma, features),
     atol=1e-6,
   )
 

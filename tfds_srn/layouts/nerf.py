@@ -24,6 +24,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])  # y and z turned round
 # Structure from motion writes fewer digits than a renderer.
 _TOLERANCE = 1e-2
+_SHAPE_TOLERANCE = 0.02  # a small copy's sides are whole pixels
 
 
 class NerfScene(scenes.SceneFolder):
@@ -143,6 +144,12 @@ def intrinsics_of(
   try:
     if "fl_x" in values:
       scale = width / float(values.get("w", width))
+      theirs = float(values.get("h", height / scale)) * scale
+      if abs(theirs / height - 1) > _SHAPE_TOLERANCE:
+        return None, (
+          f"w and h are {values.get('w', width)} and {values['h']}, expected"
+          f" the shape of the picture, {width}x{height}"
+        )
       fx = float(values["fl_x"])
       fy = float(values.get("fl_y", fx))
       cx = float(values.get("cx", width / scale / 2))

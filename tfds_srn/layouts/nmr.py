@@ -13,6 +13,7 @@ are followed: the principal point is the middle, z becomes up.
 import io
 import posixpath
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -24,6 +25,7 @@ _LISTS = {"train": "train", "val": "validation", "test": "test"}
 # (x, y, z) -> (x, -z, y): from y up to z up.
 _Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 _TOLERANCE = 1e-2
+_DAMAGED = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class NmrScene(scenes.SceneFolder):
@@ -77,11 +79,14 @@ class NmrScene(scenes.SceneFolder):
       return None, [f"{self} is empty: expected views in image/0000.png"]
     cameras = self._cameras(problems)
     images, poses, intrinsics, sizes = [], [], [], []
-    for number, path in enumerate(files.values()):
+    for name, path in files.items():
       picture = self.read_picture(path, ("PNG", "JPEG"), problems)
       if picture is None:
         continue
-      pose, focal, problem = _camera(cameras, number)
+      if not name.isdecimal():
+        problems.append(f"{self}/{path}: expected a number, as in 0000.png")
+        continue
+      pose, focal, problem = _camera(cameras, int(name))
       if pose is None:
         problems += [f"{self}/cameras.npz {problem}"] if cameras else []
         continue
@@ -114,7 +119,7 @@ class NmrScene(scenes.SceneFolder):
     try:
       with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
       problems.append(f"{self}/cameras.npz cannot be read ({error})")
       return {}
 

@@ -97,21 +97,13 @@ def write_scenes(
   root = pathlib.Path(root)
   _check(options)
   arguments = {"source": source, **dataclasses.asdict(options)}
-  arguments = json.loads(json.dumps(arguments))
-  marker = root / _MARKER
-  if marker.exists():
-    earlier = json.loads(marker.read_text())
-    if earlier != arguments:
-      raise ValueError(
-        f"{root} holds scenes made with {earlier}, expected {arguments}: remove"
-        " it, or give the dataset a name of its own (--config.data.name=NAME)"
-      )
+  srn_writer.check_claim(root, _MARKER, arguments)
   root.mkdir(parents=True, exist_ok=True)
   files = model_files.find_models(source, root / "unpacked")
   shares = model_files.share_out(
     files, options.splits, options.held_out, options.seed
   )
-  marker.write_text(json.dumps(arguments))
+  srn_writer.claim(root, _MARKER, arguments)
   specs = [
     _Spec(
       str(root / f"meshes_{_FOLDERS[split]}" / file.object_id),

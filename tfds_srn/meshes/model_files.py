@@ -1,9 +1,11 @@
 """Finds model files, gives them ids, and shares them out to the splits."""
 
 import difflib
+import hashlib
 import pathlib
 import random
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -152,7 +154,9 @@ def _model_paths(
     if path.suffix.lower() in models.SUFFIXES:
       yield inside.as_posix(), path
     elif zipfile.is_zipfile(path):
-      folder = unpacked / inside.with_suffix("")
+      # Files of one name lie in different folders or zip files.
+      digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+      folder = unpacked / f"{path.stem}_{digest[:8]}"
       _unpack(path, folder)
       for name, below in _model_paths(folder, unpacked):
         yield (inside.with_suffix("") / name).as_posix(), below
@@ -165,6 +169,8 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
   marker = folder / ".unpacked"
   if marker.exists() and marker.read_text() == digest:
     return
+  shutil.rmtree(folder, ignore_errors=True)  # of an older file of the name
+  folder.mkdir(parents=True)
   with zipfile.ZipFile(path) as archive:
     for member in archive.infolist():
       if member.file_size > _MAX_BYTES:

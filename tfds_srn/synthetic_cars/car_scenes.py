@@ -11,7 +11,6 @@ rays. World and cameras are as in SRN: +z up, OpenCV camera-to-world matrices
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -118,16 +117,7 @@ def write_scenes(
     "markings": markings,
     "packaging": packaging,
   }
-  marker = root / "synthetic.json"
-  if marker.exists():
-    earlier = json.loads(marker.read_text())
-    if earlier != arguments:
-      raise ValueError(
-        f"{root} holds synthetic scenes made with {earlier}, expected"
-        f" {arguments}: name another folder or remove this one"
-      )
-  root.mkdir(parents=True, exist_ok=True)
-  marker.write_text(json.dumps(arguments))
+  srn_writer.claim(root, "synthetic.json", arguments)
   specs = [
     SceneSpec(
       folder=str(root / f"cars_{split}" / scene_id(seed, split, index)),

@@ -195,6 +195,15 @@ def test_nmr_scenes_have_their_class_their_splits_and_pixelnerfs_cameras(
       assert scene.category == folder.scene_id[:8]
 
 
+def test_a_missing_picture_of_nmr_moves_no_camera(tmp_path):
+  folder = write_nmr(tmp_path, "c", 0)
+  (folder / "image" / "0001.png").unlink()
+  tree = next(iter(srn.splits.trees.open_trees(str(tmp_path))))
+  scene = scenes.read_scene(nmr.NmrScene(tree, "c/object0"))
+  expected = [pose for _, pose in views(0, 2.7)]
+  np.testing.assert_allclose(scene.poses, expected[::2], atol=1e-5)
+
+
 def test_zero123_scenes_are_seen_through_blenders_lens(tmp_path):
   for index in range(2):
     write_zero123(tmp_path / "views_release" / f"id{index}", index)
@@ -273,6 +282,34 @@ def test_large_pictures_can_be_stored_small(tmp_path):
   config.data.stored_size = 0  # another dataset, which is not there
   with pytest.raises(datasets.DatasetMissingError):
     datasets.load_split(config, "", "train")
+
+
+def test_sixteen_bits_are_stored_small_as_eight():
+  grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+  file = io.BytesIO()
+  Image.fromarray(grey).save(file, "PNG")
+  scene = scenes.Scene(
+    scene_id="a",
+    images=[file.getvalue()],
+    poses=np.eye(4, dtype=np.float32)[None],
+    intrinsics=np.ones((1, 4), np.float32),
+    image_sizes=np.array([[8, 8]], np.int32),
+    depths=[],
+    category="",
+  )
+  small = scenes.shrink(scene, 4).images[0]
+  stored = np.array(Image.open(io.BytesIO(small)).convert("L"), float)
+  blocks = grey.reshape(4, 2, 4, 2).mean((1, 3)) / 257
+  np.testing.assert_allclose(stored, blocks, atol=1)
+
+
+def test_intrinsics_of_another_shape_are_refused():
+  """Of a photograph that was turned after its cameras were found."""
+  values = {"fl_x": 30.0, "w": 40, "h": 30}
+  result, _ = nerf.intrinsics_of(values, (15, 20))
+  np.testing.assert_allclose(result, [15, 15, 10, 7.5])
+  _, problem = nerf.intrinsics_of(values, (40, 30))
+  assert "w and h are 40 and 30, expected the shape of the picture" in problem
 
 
 def broken_nerf(scene):

@@ -14,6 +14,7 @@ from tests.tfds_srn import test_synthetic
 from tfds_srn import camera_poses
 from tfds_srn import scenes
 from tfds_srn import splits
+from tfds_srn import srn_writer
 from tfds_srn import tfds_srn_dataset_builder as srn
 from tfds_srn.meshes import mesh_scenes
 from tfds_srn.meshes import model_files
@@ -236,6 +237,46 @@ def test_wrong_options_are_named(source, tmp_path, field, value, match):
   with pytest.raises(ValueError, match=match):
     mesh_scenes.write_scenes(tmp_path / "a", str(source), options, processes=1)
   assert not (tmp_path / "a").exists()
+
+
+def test_zip_files_of_one_name_do_not_share_a_folder(tmp_path):
+  """Nor do two in different zip files; what was replaced is gone."""
+
+  def zipped(path, *names):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+      for name in names:
+        archive.writestr(name, f"{path} {name}")
+    return path
+
+  paths = [
+    zipped(tmp_path / "a" / "models.zip", "chair.obj", "desk.obj"),
+    zipped(tmp_path / "b" / "models.zip", "chair.ply"),
+  ]
+  source = ",".join(map(str, paths))
+  files = model_files.find_models(source, tmp_path / "unpacked")
+  texts = {f.path.read_text() for f in files}
+  assert texts == {
+    f"{paths[0]} chair.obj",
+    f"{paths[0]} desk.obj",
+    f"{paths[1]} chair.ply",
+  }
+  zipped(paths[0], "desk.obj")
+  files = model_files.find_models(str(paths[0]), tmp_path / "unpacked")
+  assert ids(files) == ["models_desk"]
+
+
+def test_a_single_model_is_a_source(source):
+  (path,) = list(source.rglob("box.*"))[:1]
+  digest = splits.listing_digest(str(path))
+  path.write_bytes(path.read_bytes() + b"\n")
+  assert splits.listing_digest(str(path)) != digest
+
+
+def test_a_damaged_note_of_a_folder_is_named(tmp_path):
+  (tmp_path / "meshes.json").write_text("")
+  with pytest.raises(ValueError, match=r"meshes\.json is damaged .* remove"):
+    srn_writer.check_claim(tmp_path, "meshes.json", {})
 
 
 def test_what_was_refused_is_no_earlier_run(source, tmp_path):
