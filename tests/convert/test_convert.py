@@ -203,7 +203,18 @@ def test_a_folder_with_checkpoints_is_left_alone(reference, tmp_path):
   assert_trees_equal(pretrained.load(str(tmp_path)).variables, variables)
 
 
-def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
+@pytest.fixture
+def fresh_sevens(monkeypatch):
+  """What is freshly initialised is 7 everywhere, and soon there."""
+
+  def init(config, model):
+    shapes = jax.eval_shape(lambda: startup.init_state(config, model))
+    return jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
+
+  monkeypatch.setattr(startup, "init_on_devices", init)
+
+
+def test_a_denoiser_alone_is_widened_by_zeros(tmp_path, fresh_sevens):
   """k-diffusion's own checkpoints: 3 channels in, raw and averaged weights."""
   config = tiny(reference64.get_config())
   model = builders.build_model(config)
@@ -227,6 +238,8 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
     target = expected["denoiser"]["params"]["input"]["kernel"]
     np.testing.assert_array_equal(kernel[:, :, :3], target[:, :, :3])
     np.testing.assert_array_equal(kernel[:, :, 3:], 0)
+    fresh = loaded.variables["encoder"]["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(fresh, 7)
   # So features do not matter yet.
   denoise = jax.jit(functools.partial(denoising.denoise, loaded.model))
   x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
@@ -241,7 +254,7 @@ def test_a_denoiser_alone_is_widened_by_zeros(tmp_path):
 @pytest.mark.parametrize(
   "counters", [True, pytest.param(False, marks=pytest.mark.slow)]
 )
-def test_imagenet_weights_fill_the_trunk(tmp_path, counters):
+def test_imagenet_weights_fill_the_trunk(tmp_path, counters, fresh_sevens):
   """torchvision's and timm's ResNet34, with its classifier, old files too."""
   config = tiny(reference128_dlv3.get_config())
   content, variables = torch_checkpoints.reference(config)

@@ -1,5 +1,7 @@
 """Attention to the input views: what it depends on, and what not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,11 +46,17 @@ def attending():
 def estimate(attending, images, poses, mask, target):
   """D of one view with the input views [V,H,W,3] at poses [V,4,4]."""
   _, model, variables = attending
+  mask = jnp.asarray(mask)
+  return _estimate(model, variables, images, poses, mask, target)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _estimate(model, variables, images, poses, mask, target):
   keys = cross_views.encode(
     model, variables, images[None], poses[None], INTRINSICS
   )
   inputs = pipeline.InputViews(
-    jnp.zeros(0), poses[None], INTRINSICS, jnp.asarray(mask)[None], keys
+    jnp.zeros(0), poses[None], INTRINSICS, mask[None], keys
   )
   views = cross_views.of_targets(inputs, target[None, None], 32)
   noisy = jax.random.normal(jax.random.key(2), (1, 32, 32, 3))

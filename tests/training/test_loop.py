@@ -41,13 +41,11 @@ def test_resuming_is_exact_to_the_last_digit(
   debug_config, trained_workdir, tmp_path
 ):
   """Cut off after the checkpoint of step 4, against straight through."""
-  workdir = str(tmp_path)
+  workdir = str(tmp_path / "cut")
   one = jax.devices()[:1]
-  debug_config.train.steps = 6
-  debug_config.checkpoint.every = 4
-  loop.train_and_evaluate(debug_config, workdir, one)
-  # As if killed at step 6, before its checkpoint was finished.
-  shutil.rmtree(tmp_path / "checkpoints" / "6")
+  # As if killed at step 8, before its checkpoint was finished.
+  shutil.copytree(trained_workdir, workdir)
+  shutil.rmtree(tmp_path / "cut" / "checkpoints" / "8")
   debug_config.train.steps = 8
   resumed = loop.train_and_evaluate(debug_config, workdir, one)
   assert int(resumed.step) == 8

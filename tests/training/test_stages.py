@@ -42,11 +42,9 @@ def stage(debug_workdir: str, **objective):
 
 
 @pytest.fixture(scope="module")
-def nerf(debug_workdir, tmp_path_factory) -> str:
+def nerf(staged) -> str:
   """The workdir of a run of encoder and field alone."""
-  workdir = str(tmp_path_factory.mktemp("nerf"))
-  loop.train_and_evaluate(stage(debug_workdir, name="nerf"), workdir, ONE)
-  return workdir
+  return f"{staged[1]}/{stages.RENDER_STAGE}"
 
 
 @pytest.fixture(scope="module")
