@@ -24,7 +24,6 @@ from genvs_jax.models import denoising
 from genvs_jax.models import pipeline
 from genvs_jax.sampling import sample_scenes
 from genvs_jax.sampling import view_synthesis
-from genvs_jax.training import guards
 from genvs_jax.training import loop
 from genvs_jax.training import stages
 from genvs_jax.training import startup
@@ -388,11 +387,6 @@ def test_a_stage_of_one_view_hands_its_renderer_on(
   assert one.init_from.encoder == ""
   assert render.init_from.encoder == render.init_from.field == folders[0]
   assert last.init_from.encoder == folders[1]
-
-
-def test_what_several_processes_agree_on_is_remembered():
-  stop = guards.Stop(lambda step: step == 7)
-  assert [stop(6), stop(7), stop.asked] == [False, True, True]
 
 
 def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(
