@@ -38,25 +38,19 @@ def claim(root: pathlib.Path, name: str, arguments: dict) -> None:
   Raises:
     ValueError: if the folder was made with others.
   """
-  check_claim(root, name, arguments)
-  root.mkdir(parents=True, exist_ok=True)
-  # Whole or not at all; two commands may start at once.
-  part = root / f".{name}.{os.getpid()}"
-  part.write_text(json.dumps(arguments))
-  part.replace(root / name)
-
-
-def check_claim(root: pathlib.Path, name: str, arguments: dict) -> None:
-  """Raises ValueError if a folder's scenes are made with other arguments."""
-  if not (root / name).exists():
+  text, note = json.dumps(arguments), root / name
+  if not note.exists():
+    root.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all; two commands may start at once.
+    part = root / f".{name}.{os.getpid()}"
+    part.write_text(text)
+    part.replace(note)
     return
   try:
-    earlier = json.loads((root / name).read_text())
+    earlier = json.loads(note.read_text())
   except ValueError as error:
-    raise ValueError(
-      f"{root / name} is damaged ({error}): remove {root}"
-    ) from error
-  if earlier != json.loads(json.dumps(arguments)):
+    raise ValueError(f"{note} is damaged ({error}): remove {root}") from error
+  if earlier != json.loads(text):
     raise ValueError(
       f"{root} holds scenes made with {earlier}, expected {arguments}: remove"
       " it, or give the dataset a name of its own (--config.data.name=NAME)"

@@ -97,7 +97,6 @@ def write_scenes(
   root = pathlib.Path(root)
   _check(options)
   arguments = {"source": source, **dataclasses.asdict(options)}
-  srn_writer.check_claim(root, _MARKER, arguments)
   root.mkdir(parents=True, exist_ok=True)
   files = model_files.find_models(source, root / "unpacked")
   shares = model_files.share_out(

@@ -276,7 +276,7 @@ def test_a_single_model_is_a_source(source):
 def test_a_damaged_note_of_a_folder_is_named(tmp_path):
   (tmp_path / "meshes.json").write_text("")
   with pytest.raises(ValueError, match=r"meshes\.json is damaged .* remove"):
-    srn_writer.check_claim(tmp_path, "meshes.json", {})
+    srn_writer.claim(tmp_path, "meshes.json", {})
 
 
 def test_what_was_refused_is_no_earlier_run(source, tmp_path):
