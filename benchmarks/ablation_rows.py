@@ -88,6 +88,10 @@ ROWS = {
     "+ a tenth of the features' gradient",
     _BEFORE | {"objective.feature_gradient": 0.1},
   ),
+  "only_features": Row(
+    "+ gradient to the features, not to RGB and density",
+    _BEFORE | {"objective.gradient_reaches": "features"},
+  ),
   "scaled": Row(
     "+ features centred and scaled",
     _BEFORE | {"diffusion.feature_mean": 0.5, "diffusion.feature_std": 0.25},

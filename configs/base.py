@@ -192,8 +192,7 @@ def get_config() -> ml_collections.ConfigDict:
   objective.weighting = "learned"
   objective.rgb = 1.0  # of the squared error of the first three channels
   objective.rgb_input = 0.0  # the same for the first input view, if above 0
-  # The first input view is rendered for the opacity and depth losses too, as
-  # it is if rgb_input is above 0.
+  # Renders the first input view for the other losses too, as rgb_input does.
   objective.render_input = False
   objective.opacity = 0.001  # of the mean opacity
   # Of opacity times (expected depth - camera's distance from the origin)^2.
@@ -212,9 +211,10 @@ def get_config() -> ml_collections.ConfigDict:
   objective.input_noise_probability = 0.5  # per input image
   objective.input_noise_max = 1.0  # std ~ U(0, max), ImageNet-normalised units
   objective.conditioning_dropout = 0.1  # features -> noise, per example
-  # Share of the denoiser's gradient that reaches the features, and so encoder
-  # and field: 1 all, 0 none.
+  # Share of the denoiser's gradient that reaches encoder and field, ...
   objective.feature_gradient = 1.0
+  # ... through all of the "render", or not through RGB and density: "features".
+  objective.gradient_reaches = "render"
 
   optimizer = config.optimizer = ml_collections.ConfigDict()
   optimizer.encoder_rate = 1e-4  # AdamW learning rate, one per part

@@ -58,7 +58,7 @@ _FIELDS_BY_ROLE = {
     objective.first_view_world objective.augmentation
     objective.augmentation_probability objective.input_noise_probability
     objective.input_noise_max objective.conditioning_dropout
-    objective.feature_gradient
+    objective.feature_gradient objective.gradient_reaches
     init_from.encoder init_from.field init_from.denoiser init_from.params
     train.steps train.render_steps train.one_view_steps train.batch_size
     train.target_views train.accumulation train.max_skipped
@@ -200,7 +200,10 @@ _ACTS_IF = {
       " opacity_consistency first_view_world input_noise_probability"
       " input_noise_max",
     ),
-    (("joint",), "denoising conditioning_dropout feature_gradient"),
+    (
+      ("joint",),
+      "denoising conditioning_dropout feature_gradient gradient_reaches",
+    ),
     (
       ("joint", "diffusion"),
       "weighting perceptual augmentation augmentation_probability",
@@ -216,6 +219,7 @@ _IDLE_AT = {
   "sampler.guide": ("sampler.guidance", 1.0),
   "objective.augmentation_probability": ("objective.augmentation", 0.0),
   "objective.perceptual_metric": ("objective.perceptual", 0.0),
+  "objective.gradient_reaches": ("objective.feature_gradient", 0.0),
   "train.one_view_steps": ("train.render_steps", 0),
   "objective.input_noise_max": ("objective.input_noise_probability", 0.0),
 }

@@ -38,6 +38,7 @@ ADDED = {
   "diffusion.feature_std": 1.0,
   "diffusion.units": "image",
   "objective.feature_gradient": 1.0,
+  "objective.gradient_reaches": "render",
   "objective.perceptual": 0.0,
   "objective.perceptual_metric": "lpips_alex",
   "train.render_steps": 0,

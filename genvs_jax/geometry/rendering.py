@@ -216,6 +216,7 @@ def render_rays(
   far: jax.Array,
   counts: SampleCounts,
   uniforms: Uniforms = Uniforms(None, None),
+  density_channels: int | None = None,
 ) -> Render:
   """Renders rays in two passes.
 
@@ -228,6 +229,9 @@ def render_rays(
       meets nothing.
     counts: samples per pass.
     uniforms: the random numbers of training; by default none.
+    density_channels: how many channels, the first ones, density learns from;
+      None for all. Those behind them are composited with weights that take no
+      gradient.
 
   Returns:
     the features, depth and opacity of each ray.
@@ -255,20 +259,25 @@ def render_rays(
     coarse_density, coarse, fine_density, fine, last_interval
   )
 
-  def composite(values):
-    """Sum over the samples of both passes of weight times value [..,S,F]."""
-    coarse_sum, fine_sum = (
-      jnp.einsum(
-        "...s,...sf->...f", weights, x, precision=jax.lax.Precision.HIGHEST
-      )
-      for weights, x in zip((coarse_weights, fine_weights), values, strict=True)
-    )
-    return coarse_sum + fine_sum
-
+  weights = coarse_weights, fine_weights
+  features = coarse_features, fine_features
   opacity = jnp.sum(coarse_weights, -1) + jnp.sum(fine_weights, -1)
-  features = composite((coarse_features, fine_features))
-  weighted_depth = composite((coarse[..., None], fine[..., None]))[..., 0]
-  return Render(over_white(features, opacity), weighted_depth, opacity)
+  weighted_depth = _composite(weights, (coarse[..., None], fine[..., None]))
+  if density_channels is None:
+    composited = over_white(_composite(weights, features), opacity)
+  else:
+    # Channels that only say what is there, not where anything is.
+    first = [x[..., :density_channels] for x in features]
+    rest = [x[..., density_channels:] for x in features]
+    fixed, fixed_opacity = jax.lax.stop_gradient((weights, opacity))
+    composited = jnp.concatenate(
+      [
+        over_white(_composite(weights, first), opacity),
+        over_white(_composite(fixed, rest), fixed_opacity),
+      ],
+      -1,
+    )
+  return Render(composited, weighted_depth[..., 0], opacity)
 
 
 def in_chunks(fn: Callable, arrays: tuple, size: int):
@@ -298,6 +307,15 @@ def in_chunks(fn: Callable, arrays: tuple, size: int):
 
   out = jax.lax.map(fn, jax.tree.map(split, arrays))
   return jax.tree.map(merge, out)
+
+
+def _composite(weights, values) -> jax.Array:
+  """Sum over the samples of both passes of weight [..,S] times [..,S,F]."""
+  coarse_sum, fine_sum = (
+    jnp.einsum("...s,...sf->...f", w, x, precision=jax.lax.Precision.HIGHEST)
+    for w, x in zip(weights, values, strict=True)
+  )
+  return coarse_sum + fine_sum
 
 
 def _count(compare, values: jax.Array, limits: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from genvs_jax.models import camera_channels
 from genvs_jax.models import cross_views
 from genvs_jax.models import ddpmpp
 from genvs_jax.models import deeplabv3plus
+from genvs_jax.models import denoising
 from genvs_jax.models import image_v1
 from genvs_jax.models import layers
 from genvs_jax.models import pipeline
@@ -139,6 +140,9 @@ def parts_of(objective: str) -> tuple[str, ...]:
 def check_objective(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for an objective that the model cannot serve."""
   values = config.objective
+  messages.check_choice(
+    "objective.gradient_reaches", values["gradient_reaches"], denoising.REACHES
+  )
   # A warped image is told to the denoiser, which otherwise draws warped ones.
   denoiser = config.model.denoiser
   if values["augmentation"] and not (

@@ -13,6 +13,9 @@ from genvs_jax.models import cross_views
 from genvs_jax.models import layers
 from genvs_jax.models import pipeline
 
+# What of a render the denoiser's gradient reaches.
+REACHES = ("render", "features")
+
 
 def resize_features(model: pipeline.Model, features: jax.Array) -> jax.Array:
   """Feature images [..,h,w,c] at the size of the image, [..,H,W,c]."""
@@ -57,6 +60,28 @@ def base_image(
   if model.target == "image":
     return None
   return jax.lax.stop_gradient(conditioning[..., :3])
+
+
+def scale_gradient(
+  model: pipeline.Model, conditioning: jax.Array, share: float, reaches: str
+) -> jax.Array:
+  """A conditioning image [..,F+G] that lets a share of its gradient pass.
+
+  Args:
+    model: the model.
+    conditioning: features, RGB first of them, then `model.geometry`.
+    share: 1 lets all of it pass, 0 none.
+    reaches: of `REACHES`: all that was rendered, or only the features that are
+      not RGB. The latter keeps the denoiser from writing into the colours what
+      it would like to be told.
+  """
+  if share == 1.0 and reaches == "render":
+    return conditioning
+  channel = jnp.arange(conditioning.shape[-1])
+  passes = (channel >= 3) & (channel < model.feature_channels)
+  passes |= reaches == "render"
+  constant = jax.lax.stop_gradient(conditioning)
+  return constant + share * passes * (conditioning - constant)
 
 
 def null_features(

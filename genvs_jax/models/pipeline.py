@@ -200,6 +200,7 @@ def render_features(
   inputs: InputViews,
   poses: jax.Array,
   uniforms: rendering.Uniforms = rendering.Uniforms(None, None),
+  density_channels: int | None = None,
 ) -> FeatureRender:
   """Renders feature images at target cameras.
 
@@ -210,6 +211,7 @@ def render_features(
     poses: [B,Q,4,4] camera-to-world of the views to render.
     uniforms: random numbers [B,Q*h*w,samples] of training, in any order; by
       default none.
+    density_channels: as for `rendering.render_rays`.
   """
   batch, views = poses.shape[:2]
   size = model.render_size
@@ -240,6 +242,7 @@ def render_features(
       far,
       model.counts,
       rendering.Uniforms(coarse, fine),
+      density_channels,
     )
 
   render = rendering.in_chunks(

@@ -54,6 +54,7 @@ class Options:
   input_noise_max: float
   conditioning_dropout: float
   feature_gradient: float
+  gradient_reaches: str
   sigma_law: edm.SigmaLaw
   # (pictures [n,H,W,3] in [0,1], truth) -> [n]; None without such a loss.
   distance: Callable[[jax.Array, jax.Array], jax.Array] | None
@@ -101,7 +102,9 @@ def joint(
   result = rendering_losses(model, options, variables, batch, keys)
   # The denoiser's gradient flows through the features into field and encoder,
   # whole, damped or not at all.
-  features = scale_gradient(result.features, options.feature_gradient)
+  features = denoising.scale_gradient(
+    model, result.features, options.feature_gradient, options.gradient_reaches
+  )
   losses = denoising_losses(
     model, options, variables, result.targets, features, keys, result.views
   )
@@ -178,7 +181,10 @@ def rendering_losses(
   )
   drawn_with = _of_views(batch["intrinsics"], jnp.array(rendered_views))
   inputs = inputs._replace(drawn_with=drawn_with)
-  render = pipeline.render_features(model, variables, inputs, poses, uniforms)
+  density_channels = 3 if options.gradient_reaches == "features" else None
+  render = pipeline.render_features(
+    model, variables, inputs, poses, uniforms, density_channels
+  )
   features = denoising.conditioning_image(  # [B,Q,H,W,F+G]
     model, render, poses, drawn_with
   )
@@ -350,12 +356,6 @@ def denoising_losses(
     pair = ((x - low) / (high - low) for x in (estimate, picture))
     losses["loss_perceptual"] = jnp.mean(options.distance(*pair))
   return losses
-
-
-def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
-  """x, whose gradient is multiplied by `scale`: 1 leaves it, 0 stops it."""
-  constant = jax.lax.stop_gradient(x)
-  return x if scale == 1.0 else constant + scale * (x - constant)
 
 
 def rgb_error(features: jax.Array, images: jax.Array) -> jax.Array:

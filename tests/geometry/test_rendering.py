@@ -47,6 +47,22 @@ def test_slab_of_constant_density(density):
   )
 
 
+def test_density_learns_from_the_first_channels_alone():
+  """The picture stays; what is behind the first channels moves no density."""
+
+  def render(density, channels):
+    return rendering.render_rays(
+      slab(0.0, 9.0, density), *rays(1), COUNTS, density_channels=channels
+    )
+
+  for channels, moves in ((0, [False, False]), (1, [True, False])):
+    given, all_of_it = render(3.0, channels), render(3.0, None)
+    np.testing.assert_allclose(given.features, all_of_it.features, rtol=1e-6)
+    tangent = jax.jacobian(lambda d, c=channels: render(d, c))(3.0)
+    assert [bool(x) for x in tangent.features[0] != 0] == moves
+    assert tangent.opacity[0] > 0 and tangent.weighted_depth[0] != 0
+
+
 def test_second_pass_finds_a_thin_slab():
   """128 samples behave like far more: half of them land in the slab."""
   field = slab(0.93, 1.0, 400.0)

@@ -57,6 +57,18 @@ def test_input_noise_has_its_probability_and_strength(
   np.testing.assert_allclose(quarters, [0.5, 1.0, 1.5], atol=0.2)
 
 
+def data_batch(rng):
+  """Two scenes of three views from the same side."""
+  images = rng.integers(0, 255, (2, 3, 32, 32, 3), np.uint8)
+  poses = np.broadcast_to(np.eye(4, dtype=np.float32), (2, 3, 4, 4)).copy()
+  poses[..., 2, 3] = -1.3
+  return {
+    "images": jnp.asarray(images),
+    "poses": jnp.asarray(poses),
+    "intrinsics": jnp.full((2, 4), 32.0).at[:, 2:].set(16.0),
+  }
+
+
 def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   """Two equal input views agree; two different ones do not."""
   debug_config.objective.depth_consistency = 1.0
@@ -66,16 +78,9 @@ def test_consistency_compares_with_the_last_input_view_alone(debug_config):
   state = startup.init_on_devices(debug_config, model)
   variables = pipeline.join_variables(state.params, state.buffers)
   chosen = objectives.build_options(debug_config)
-  rng = np.random.default_rng(0)
-  images = rng.integers(0, 255, (2, 3, 32, 32, 3), np.uint8)
-  poses = np.broadcast_to(np.eye(4, dtype=np.float32), (2, 3, 4, 4)).copy()
-  poses[..., 2, 3] = -1.3
-  batch = {
-    "images": jnp.asarray(images),
-    "poses": jnp.asarray(poses),
-    "intrinsics": jnp.full((2, 4), 32.0).at[:, 2:].set(16.0),
-  }
-  same = {**batch, "images": batch["images"].at[:, 1].set(images[:, 0])}
+  batch = data_batch(np.random.default_rng(0))
+  images = batch["images"]
+  same = {**batch, "images": images.at[:, 1].set(images[:, 0])}
   run = jax.jit(
     lambda b: (
       objectives.rendering_losses(
@@ -119,13 +124,62 @@ def test_residuals_need_a_render(debug_config):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_of_the_gradient_reaches_the_features(share):
-  x = jnp.array([1.5, -2.0])
+@pytest.mark.parametrize("reaches", denoising.REACHES)
+def test_a_share_of_the_gradient_reaches_the_features(
+  debug_config, share, reaches
+):
+  debug_config.model.feature_channels = 5
+  debug_config.model.denoiser.geometry = ("depth", "opacity")
+  model = builders.build_model(debug_config)
+  x = jnp.array([1.5, -2.0, 0.5, 1.0, 3.0, -1.0, 2.0])
   value, gradient = jax.value_and_grad(
-    lambda x: (objectives.scale_gradient(x, share) ** 2).sum()
+    lambda x: (denoising.scale_gradient(model, x, share, reaches) ** 2).sum()
   )(x)
-  np.testing.assert_allclose(value, 6.25)
-  np.testing.assert_allclose(gradient, share * 2 * x)
+  np.testing.assert_allclose(value, (x**2).sum())
+  # RGB comes first, depth and opacity last.
+  passes = np.ones(7) if reaches == "render" else [0, 0, 0, 1, 1, 0, 0]
+  np.testing.assert_allclose(gradient, share * 2 * x * np.array(passes))
+
+
+@pytest.mark.parametrize("reaches", denoising.REACHES)
+def test_the_denoiser_moves_density_only_through_the_whole_render(
+  debug_config, monkeypatch, reaches
+):
+  """Without losses of the render, density learns from the denoiser or not."""
+  chosen = options(
+    debug_config,
+    rgb=0.0,
+    opacity=0.0,
+    conditioning_dropout=0.0,
+    gradient_reaches=reaches,
+  )
+
+  def predict(model, variables, noisy, sigma, features, *rest):
+    shown = jnp.mean(features, -1, keepdims=True)
+    return shown + jnp.zeros_like(noisy), jnp.zeros(len(noisy))
+
+  monkeypatch.setattr(denoising, "predict", predict)
+  model = builders.build_model(debug_config)
+  state = startup.init_on_devices(debug_config, model)
+  variables = pipeline.join_variables(state.params, state.buffers)
+  batch = data_batch(np.random.default_rng(0))
+
+  def loss(scale):
+    evaluate = pipeline.evaluate_field
+
+    def field(*args):
+      density, features = evaluate(*args)
+      return scale[0] * density, scale[1:] * features
+
+    with monkeypatch.context() as patch:
+      patch.setattr(pipeline, "evaluate_field", field)
+      keys = randomness.step_keys(0, 0, 2)
+      return objectives.joint(model, chosen, variables, batch, keys)[0]
+
+  gradient = jax.grad(loss)(jnp.ones(1 + model.feature_channels))
+  assert bool(jnp.any(gradient[0])) == (reaches == "render")
+  assert bool(jnp.any(gradient[1:4])) == (reaches == "render")
+  assert bool(jnp.all(gradient[4:]))
 
 
 def test_consistency_needs_two_input_views(debug_config):
