@@ -114,7 +114,9 @@ def _run() -> list[str]:
       "started": time.monotonic(),
     }
   )
-  if _MODE.value == "convert":
+  names = (_MODE.value,) if _MODE.value else tuple(command.config.modes)
+  modes.check_flags(names, [f for f in modes.FLAGS if flags.FLAGS[f].present])
+  if names == ("convert",):
     from genvs_jax.convert import command as convert  # noqa: PLC0415
 
     return convert.convert(
@@ -124,7 +126,6 @@ def _run() -> list[str]:
       os.path.expanduser(_OUTPUT.value or ""),
       _KEEP_OPTIMIZER.value,
     )
-  names = (_MODE.value,) if _MODE.value else tuple(command.config.modes)
   if _DISTRIBUTED.value:
     modes.connect(
       names, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

@@ -86,13 +86,23 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
     return ["source"]
   if mode in ("prepare", "compile"):
     return ["config"] + ["topology"] * (mode == "compile")
-  is_enough = mode in ("evaluate", "sample", "view") and checkpoint
+  is_enough = mode in _READERS and checkpoint
   return ["checkpoint"] if is_enough else ["config", "workdir"]
+
+
+def check_flags(names: tuple[str, ...], given: list[str]) -> None:
+  """Refuses flags, of `FLAGS`, that no mode of a command looks at."""
+  for flag in given:
+    if not set(FLAGS[flag]) & set(names):
+      raise ValueError(
+        f"--{flag} has no effect with mode {', '.join(names)}: it is for mode"
+        f" {' or '.join(FLAGS[flag])}; leave it out"
+      )
 
 
 def instead_of_flags(mode: str | None) -> str:
   """What would do in the place of --config and --workdir, for a message."""
-  if mode not in ("evaluate", "sample", "view"):
+  if mode not in _READERS:
     return ""
   return ", or --checkpoint alone (such as --checkpoint=cars64-small)"
 
@@ -319,6 +329,24 @@ def _load(command: Command):
   return checkpoint, config
 
 
+# Modes that read a checkpoint.
+_READERS = ("evaluate", "sample", "view")
+# Flags that not every mode looks at, with those that do.
+FLAGS = {
+  "skip_bad_scenes": ("prepare",),
+  "rebuild": ("prepare",),
+  "step": _READERS,
+  "images": ("sample", "view"),
+  "limit": ("evaluate",),
+  "export": ("sample",),
+  "host": ("view",),
+  "port": ("view",),
+  "topology": ("compile",),
+  "largest_batch": ("compile",),
+  "source": ("convert",),
+  "output": ("convert",),
+  "keep_optimizer": ("convert",),
+}
 MODES = {
   "prepare": prepare,
   "train": train,

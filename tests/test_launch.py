@@ -90,6 +90,10 @@ def test_each_mode_says_which_flags_it_needs():
     (["sample"], "unexpected argument 'sample': flags start with --"),
     (["--wrokdir=/tmp"], "there is no flag --wrokdir; did you mean --workdir?"),
     (["--port=abc"], "port"),
+    (
+      ["--mode=convert", "--source=weights.pt", "--rebuild"],
+      "--rebuild has no effect with mode convert: it is for mode prepare",
+    ),
     (["--mode=sample"], "must be given, or --checkpoint alone (such as"),
     (
       ["--mode=sample", "--checkpoint=cars64_small"],
@@ -115,6 +119,22 @@ def test_what_is_mistyped_is_one_line(args, message):
   (line,) = [x for x in answer.splitlines() if "error: " in x]
   assert message in line and "FATAL" not in answer
   assert len(answer.splitlines()) < 5
+
+
+@pytest.mark.parametrize(
+  ("names", "flag", "readers"),
+  [
+    (("train",), "rebuild", "prepare"),
+    (("sample",), "limit", "evaluate"),
+    (("prepare", "train"), "images", "sample or view"),
+    (("convert",), "step", "evaluate or sample or view"),
+  ],
+)
+def test_flags_of_other_modes_are_refused(names, flag, readers):
+  message = rf"--{flag} has no effect .* it is for mode {readers};"
+  with pytest.raises(ValueError, match=message):
+    modes.check_flags(names, [flag])
+  modes.check_flags((*names, readers.split()[0]), [flag])
 
 
 @pytest.mark.parametrize("mode", ["prepare", "train", "compile"])
