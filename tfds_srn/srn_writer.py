@@ -38,23 +38,33 @@ def claim(root: pathlib.Path, name: str, arguments: dict) -> None:
   Raises:
     ValueError: if the folder was made with others.
   """
-  text, note = json.dumps(arguments), root / name
-  if not note.exists():
+  text, earlier = json.dumps(arguments), made_with(root, name)
+  if earlier is None:
     root.mkdir(parents=True, exist_ok=True)
     # Whole or not at all; two commands may start at once.
     part = root / f".{name}.{os.getpid()}"
     part.write_text(text)
-    part.replace(note)
-    return
-  try:
-    earlier = json.loads(note.read_text())
-  except ValueError as error:
-    raise ValueError(f"{note} is damaged ({error}): remove {root}") from error
-  if earlier != json.loads(text):
+    part.replace(root / name)
+  elif earlier != json.loads(text):
     raise ValueError(
       f"{root} holds scenes made with {earlier}, expected {arguments}: remove"
       " it, or give the dataset a name of its own (--config.data.name=NAME)"
     )
+
+
+def made_with(root: pathlib.Path, name: str) -> dict | None:
+  """What `claim` noted in a folder; None if nobody did.
+
+  Raises:
+    ValueError: if the note is damaged.
+  """
+  note = root / name
+  if not note.exists():
+    return None
+  try:
+    return json.loads(note.read_text())
+  except ValueError as error:
+    raise ValueError(f"{note} is damaged ({error}): remove {root}") from error
 
 
 def write_scene(

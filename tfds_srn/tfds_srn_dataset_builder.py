@@ -160,6 +160,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     source: str = "",
     url: str = "",
     skip_bad_scenes: bool = False,
+    rebuild: bool = False,
     file_format: str = "array_record",
     progress: progress_of.Progress = progress_of.silent,
     **kwargs,
@@ -172,6 +173,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         into TFDS's download folder.
       url: http(s) address or Google Drive file id of a zip to fetch.
       skip_bad_scenes: leave unreadable scenes out with a warning.
+      rebuild: render 3D models anew if it was done with other options.
       file_format: of the records; array_record needs no TensorFlow.
       progress: what scenes pass through as they are written and read.
       **kwargs: of `tfds.core.GeneratorBasedBuilder`: config, data_dir.
@@ -180,6 +182,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     self._scene_source = source
     self._url = url
     self._skip_bad_scenes = skip_bad_scenes
+    self._rebuild = rebuild
     self._progress = progress
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -256,10 +259,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     }
     self.info.metadata["made_from"] = {
       **self.description_of_source(),
-      # Rendered scenes are as old as their models.
-      "listing": splits.listing_digest(
-        self._scene_source if self.builder_config.meshes else source
-      ),
+      "listing": self.listing_digest(source),
     }
     self.info.metadata["scenes"] = {
       split: self._ranges([summaries[folder] for folder in group])
@@ -276,6 +276,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   def source(self) -> str:
     """Folder or zip files that the scenes are read from; "" if not named."""
     return self._scene_source
+
+  def listing_digest(self, pictures: str) -> str:
+    """Changes with the files that the scenes in `pictures` come from."""
+    meshes = self.builder_config.meshes
+    if meshes is None:
+      return splits.listing_digest(pictures)
+    # Rendered scenes are as old as their models, and the list of splits.
+    lists = f",{meshes.splits}" if meshes.splits else ""
+    return splits.listing_digest(self._scene_source + lists)
 
   def description_of_source(self) -> dict[str, str | float]:
     """What the dataset is, or would be, made from; cheap to tell."""
@@ -350,6 +359,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         downloads / f"{config.name}_scenes",
         self._scene_source,
         config.meshes,
+        replace=self._rebuild,
         progress=self._progress,
       )
       return str(folder), problems

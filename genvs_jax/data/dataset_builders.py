@@ -19,7 +19,10 @@ _MADE_AT_A_TIME = 8  # scenes
 
 
 def build_builder(
-  config: ml_collections.ConfigDict, workdir: str, skip_bad_scenes: bool = False
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  skip_bad_scenes: bool = False,
+  rebuild: bool = False,
 ) -> tfds_srn.Builder:
   """The TFDS builder that `config.data` names.
 
@@ -30,6 +33,7 @@ def build_builder(
     config: data is read from it.
     workdir: where a data_dir of WORKDIR lies.
     skip_bad_scenes: leave unreadable scenes out.
+    rebuild: render 3D models anew if it was done with other options.
   """
   data = config.data
   messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
@@ -49,6 +53,7 @@ def build_builder(
       source=expand(data.source, workdir),
       url=data.url,
       skip_bad_scenes=skip_bad_scenes,
+      rebuild=rebuild,
       progress=console.progress,
     )
 

@@ -16,7 +16,6 @@ from absl import logging
 
 import tfds_srn
 from genvs_jax.data import dataset_builders
-from tfds_srn import splits
 
 Record = dict[str, Any]
 
@@ -43,7 +42,8 @@ def prepare(
     ValueError: if a dataset of that name was made from something else, or
       scenes cannot be read.
   """
-  builder = dataset_builders.build_builder(config, workdir, skip_bad_scenes)
+  options = (config, workdir, skip_bad_scenes, rebuild)
+  builder = dataset_builders.build_builder(*options)
   folder = pathlib.Path(os.fspath(builder.data_dir))
   before = folder.with_name(f"{folder.name}.before")
   if builder.is_prepared():
@@ -54,7 +54,7 @@ def prepare(
     if before.exists():
       shutil.rmtree(before)
     folder.rename(before)
-    builder = dataset_builders.build_builder(config, workdir, skip_bad_scenes)
+    builder = dataset_builders.build_builder(*options)
   try:
     # TFDS has bars and lines of its own, of steps that nobody waits for.
     tfds.disable_progress_bar()
@@ -126,7 +126,7 @@ def _check_source(
   if not (data.source or data.url):  # it is enough to name the dataset
     del ours["source"]
   if listing and data.source:
-    ours["listing"] = splits.listing_digest(builder.source)
+    ours["listing"] = builder.listing_digest(builder.source)
   differing = [
     "its files have changed"
     if name == "listing"

@@ -75,6 +75,7 @@ def write_scenes(
   source: str,
   options: Options,
   *,
+  replace: bool = False,
   processes: int | None = None,
   progress: progress_of.Progress = progress_of.silent,
 ) -> tuple[pathlib.Path, list[str]]:
@@ -84,6 +85,7 @@ def write_scenes(
     root: folder to write.
     source: see `model_files.find_models`.
     options: see `Options`.
+    replace: scenes that were rendered with others, instead of an error.
     processes: worker processes; None uses every core.
     progress: what scenes pass through as they are written.
 
@@ -96,12 +98,19 @@ def write_scenes(
   """
   root = pathlib.Path(root)
   _check(options)
-  arguments = {"source": source, **dataclasses.asdict(options)}
+  # As JSON gives it back, with lists for tuples.
+  arguments = json.loads(
+    json.dumps({"source": source, **dataclasses.asdict(options)})
+  )
   root.mkdir(parents=True, exist_ok=True)
   files = model_files.find_models(source, root / "unpacked")
   shares = model_files.share_out(
     files, options.splits, options.held_out, options.seed
   )
+  if replace and srn_writer.made_with(root, _MARKER) != arguments:
+    for folder in root.glob("meshes_*"):
+      shutil.rmtree(folder)
+    (root / _MARKER).unlink(missing_ok=True)
   srn_writer.claim(root, _MARKER, arguments)
   specs = [
     _Spec(

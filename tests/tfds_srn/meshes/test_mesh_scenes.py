@@ -1,6 +1,7 @@
 """Scenes of models: found, shared out, rendered once, and their dataset."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import zipfile
@@ -184,6 +185,20 @@ def test_an_interrupted_run_goes_on_with_what_is_left(source, tmp_path):
     )
 
 
+def test_scenes_of_other_options_are_replaced_if_asked(source, tmp_path):
+  write = functools.partial(
+    mesh_scenes.write_scenes, tmp_path, str(source), processes=1
+  )
+  write(OPTIONS)
+  (image, *_) = sorted(tmp_path.glob("meshes_train/*/rgb/000000.png"))
+  image.write_bytes(b"kept as it is")
+  write(OPTIONS, replace=True)
+  assert image.read_bytes() == b"kept as it is"
+  write(dataclasses.replace(OPTIONS, views=3), replace=True)
+  assert image.read_bytes() != b"kept as it is"
+  assert len(list(image.parent.iterdir())) == 3
+
+
 def test_added_changed_and_removed_models_leave_each_in_one_split(
   source, tmp_path
 ):
@@ -314,3 +329,8 @@ def test_the_dataset_lists_what_is_broken_and_holds_the_rest(source, tmp_path):
   record = builder.as_data_source(split="test")[0]
   assert len(record["images"]) == 251 and len(record["depths"]) == 251
   assert record["near"] == pytest.approx(0.8, rel=0.02)
+  # The dataset belongs to this list of splits.
+  listing = builder.info.metadata["made_from"]["listing"]
+  assert builder.listing_digest("") == listing
+  (tmp_path / "splits.txt").write_text("\n".join([*names, "train chair"]))
+  assert builder.listing_digest("") != listing
