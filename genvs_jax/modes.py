@@ -90,9 +90,9 @@ def required_flags(mode: str | None, checkpoint: str | None) -> list[str]:
   return ["checkpoint"] if is_enough else ["config", "workdir"]
 
 
-def check_flags(names: tuple[str, ...], given: list[str]) -> None:
+def check_flags(names: tuple[str, ...], flags: list[str]) -> None:
   """Refuses flags, of `FLAGS`, that no mode of a command looks at."""
-  for flag in given:
+  for flag in flags:
     if not set(FLAGS[flag]) & set(names):
       raise ValueError(
         f"--{flag} has no effect with mode {', '.join(names)}: it is for mode"
