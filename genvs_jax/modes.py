@@ -68,11 +68,12 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
         f"--checkpoint has no effect with --mode={name}: a run that starts from"
         " its weights sets --config.init_from.encoder, .field and .denoiser"
       )
+  only_uses = not {"prepare", "train", "compile"} & set(names)
   if command.config_file is None and command.checkpoint:
     command, names = _of_checkpoint(command, names)
   config = command.config
   config_fields.check_overrides(config, command.overrides)
-  if not {"prepare", "train", "compile"} & set(names):
+  if only_uses:
     config_fields.check_training_overrides(command.overrides)
   compilation.keep_programs(
     config.compilation_cache, config.compilation_cache_gib

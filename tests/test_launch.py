@@ -100,6 +100,10 @@ def test_each_mode_says_which_flags_it_needs():
       "did you mean 'cars64-small'?",
     ),
     (
+      ["--mode=sample", "--checkpoint=cars64-small", "--config.train.steps=3"],
+      "train.steps has no effect on a trained checkpoint",
+    ),
+    (
       ["--mode=sample", "--checkpoint=cars64-small", "--images=launch.py"],
       "launch.py is not a picture, expected one of .png",
     ),
