@@ -14,15 +14,26 @@ _MAX_PIXELS = 1 << 26  # of a view: 8192 x 8192
 
 
 def image_size(
-  data: bytes, formats: Sequence[str] = ("PNG",)
+  data: bytes, formats: Sequence[str] = ("PNG",), sixteen_bits: bool = False
 ) -> tuple[tuple[int, int] | None, str]:
-  """((height, width), "") of a picture that decodes, else (None, problem)."""
+  """((height, width), "") of a picture that decodes, else (None, problem).
+
+  Args:
+    data: of the file.
+    formats: as Pillow calls them.
+    sixteen_bits: expect one channel of 16 bits.
+  """
   try:
     with Image.open(io.BytesIO(data), formats=list(formats)) as image:
       if image.width * image.height > _MAX_PIXELS:
         return None, (
           f"has {image.width}x{image.height} pixels, expected at most"
           f" {_MAX_PIXELS:,}"
+        )
+      if sixteen_bits and image.mode not in ("I;16", "I;16B", "I"):
+        return None, (
+          f"has pixels of mode {image.mode}, expected grey ones of 16 bits:"
+          " depth along the optical axis in 1/10000 of a world unit, 0 for none"
         )
       image.load()
       return (image.height, image.width), ""

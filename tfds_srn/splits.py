@@ -45,6 +45,7 @@ def find_scenes(
     ValueError: if the source is missing or holds no scenes.
   """
   splits: dict[str, list[scenes.SceneFolder]] = {}
+  trees.warn_of_zips(source)
   for tree in trees.open_trees(source):
     for split, folders in _split_folders(tree, layout):
       splits.setdefault(split, []).extend(folders)
@@ -82,12 +83,19 @@ def cut_validation(folders: list) -> tuple[list, list]:
   )
 
 
-def listing_digest(source: str) -> str:
-  """Sixteen digits that change when files are added, removed or changed."""
+def listing_digest(source: str, of_models: bool = False) -> str:
+  """Sixteen digits that change when files are added, removed or changed.
+
+  Args:
+    source: as of `find_scenes`, or a file.
+    of_models: 3D models, which may lie in a folder beside zip files of others.
+  """
   digest = hashlib.sha256()
   for item in source.split(","):
     path = pathlib.Path(item.strip()).expanduser()
-    if path.is_file() and not zipfile.is_zipfile(path):  # a 3D model
+    if of_models and path.is_dir():
+      lines = list(trees.FolderTree(path).listing())
+    elif path.is_file() and not zipfile.is_zipfile(path):  # a 3D model
       stat = path.stat()
       lines = [f"{path.name} {stat.st_size} {stat.st_mtime_ns}"]
     else:
@@ -107,7 +115,7 @@ def _split_folders(
   if layout.is_scene(tree, ""):
     yield "train", [layout(tree, "")]
     return
-  own = _split_of(tree.name.removesuffix(".zip"))
+  own = _split_of(pathlib.PurePath(tree.name).name.removesuffix(".zip"))
   top, _ = tree.children("")
   # A scene may be called ferrari_test.
   named = [

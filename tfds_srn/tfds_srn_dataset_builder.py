@@ -284,7 +284,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       return splits.listing_digest(pictures)
     # Rendered scenes are as old as their models, and the list of splits.
     lists = f",{meshes.splits}" if meshes.splits else ""
-    return splits.listing_digest(self._scene_source + lists)
+    return splits.listing_digest(self._scene_source + lists, of_models=True)
 
   def description_of_source(self) -> dict[str, str | float]:
     """What the dataset is, or would be, made from; cheap to tell."""

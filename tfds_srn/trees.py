@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
+from absl import logging
+
 MAX_BYTES = 1 << 27  # of one file of a scene; more is an error or an attack
 
 
@@ -79,7 +81,7 @@ class ZipTree:
         kind.setdefault(parent, set()).add(parts[i])
 
   def children(self, path: str) -> tuple[list[str], list[str]]:
-    path = "" if path == "." else path
+    path = "" if path == "." else path.rstrip("/")
     return (
       sorted(self._folders.get(path, ())),
       sorted(self._files.get(path, ())),
@@ -122,6 +124,27 @@ def open_trees(source: str) -> Iterator[Tree]:
       yield from (ZipTree(path / name) for name in zips)
     else:
       yield folder
+
+
+def warn_of_zips(source: str) -> None:
+  """Warns of zip files that `open_trees` passes over, for folders are there."""
+  for item in source.split(","):
+    path = pathlib.Path(item.strip()).expanduser()
+    if not path.is_dir():
+      continue
+    folders, files = FolderTree(path).children("")
+    others = [
+      name
+      for name in files
+      if name.endswith(".zip") and name.removesuffix(".zip") not in folders
+    ]
+    if folders and others:
+      logging.warning(
+        "%s holds folders, and so its zip files are not read: %s; if they"
+        " belong to it, name them too, separated by commas",
+        path,
+        ", ".join(others),
+      )
 
 
 def _visible(name: str) -> bool:

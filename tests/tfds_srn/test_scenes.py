@@ -355,6 +355,30 @@ def test_bombs_are_problems(tmp_path, monkeypatch):
   assert any("000001.png" in p for p in problems[folder])
 
 
+@pytest.mark.parametrize("is_zipped", [False, True])
+def test_a_source_is_a_split_by_its_own_name(tmp_path, is_zipped):
+  root = write(tmp_path / "all", train=2, val=1, test=1)
+  items = []
+  for split in ("train", "val", "test"):
+    folder = (root / f"cars_{split}").rename(tmp_path / split)
+    items.append(zip_folder(folder, tmp_path / f"{split}.zip"))
+    if not is_zipped:
+      items[-1] = folder
+  folders = splits.find_scenes(",".join(map(str, items)))
+  counts = {split: len(group) for split, group in folders.items()}
+  assert counts == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_zips_beside_folders_are_warned_of(tmp_path, caplog):
+  root = write(tmp_path / "scenes", train=2, val=1)
+  zip_folder(root / "cars_val", root / "cars_val.zip", "cars_val/")
+  splits.find_scenes(str(root))
+  assert not caplog.text  # it lies there unpacked, too
+  shutil.rmtree(root / "cars_val")
+  splits.find_scenes(str(root))
+  assert "zip files are not read: cars_val.zip" in caplog.text
+
+
 def test_a_scene_may_be_called_like_a_split(tmp_path):
   root = write(tmp_path / "scenes", train=2)
   first, second = sorted((root / "cars_train").iterdir())
@@ -388,4 +412,20 @@ def test_damaged_depth_is_a_problem(tmp_path):
   path.write_bytes(path.read_bytes()[:50])
   (folder,) = splits.find_scenes(str(root))["train"]
   with pytest.raises(scenes.BadScenesError, match=r"depth/.* is no whole PNG"):
+    scenes.read_scene(folder)
+
+
+@pytest.mark.parametrize(
+  ("picture", "problem"),
+  [
+    (Image.new("L", (32, 32)), "mode L, expected grey ones of 16 bits"),
+    (Image.new("RGB", (32, 32)), "mode RGB, expected grey ones of 16 bits"),
+    (Image.new("I;16", (32, 16)), "is 32x16 pixels, expected the shape of"),
+  ],
+)
+def test_other_pictures_are_no_depth(tmp_path, picture, problem):
+  root = write(tmp_path)
+  picture.save(next(root.rglob("depth/*.png")))
+  (folder,) = splits.find_scenes(str(root))["train"]
+  with pytest.raises(scenes.BadScenesError, match=f"depth/.* {problem}"):
     scenes.read_scene(folder)

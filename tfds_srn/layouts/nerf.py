@@ -1,8 +1,8 @@
 """NeRF's and nerfstudio's layout: pictures listed by transforms*.json.
 
-A scene is a folder with `transforms.json`, or with `transforms_train.json` and
-perhaps _val and _test, whose views are taken together. Cameras are OpenGL
-camera-to-world (x right, y up, z backwards); intrinsics come from
+A scene is a folder with `transforms.json`, or, without it, with
+`transforms_train.json`, _val or _test, whose views are taken together. Cameras
+are OpenGL camera-to-world (x right, y up, z backwards); intrinsics come from
 `camera_angle_x` or from `fl_x`, `fl_y`, `cx`, `cy`, `w`, `h`, of the file or of
 each frame. Pictures may differ in size; an alpha channel becomes white.
 """
@@ -11,6 +11,7 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,18 @@ class NerfScene(scenes.SceneFolder):
 
   @staticmethod
   def is_scene(tree: trees.Tree, path: str) -> bool:
-    return any(map(_is_list, tree.children(path)[1]))
+    return bool(_lists(tree.children(path)[1]))
 
   def inspect(self) -> tuple[scenes.Scene | None, list[str]]:
     problems: list[str] = []
     views = [
       self._view(frame, name, problems)
-      for name in filter(_is_list, self.tree.children(self.path)[1])
+      for name in _lists(self.tree.children(self.path)[1])
       for frame in self._frames(name, problems)
     ]
     whole = [view for view in views if view is not None]
     if not whole and not problems:
-      problems.append(f"{self} has no transforms*.json with frames")
+      problems.append(f"{self} has no list of views that names any")
     if problems:
       return None, problems
     images, poses, intrinsics, sizes = zip(*whole, strict=True)
@@ -167,5 +168,9 @@ def intrinsics_of(
   return result, ""
 
 
-def _is_list(name: str) -> bool:
-  return name.startswith("transforms") and name.endswith(".json")
+def _lists(files: Sequence[str]) -> list[str]:
+  """Those of a scene's files that list its views, each once."""
+  if "transforms.json" in files:
+    return ["transforms.json"]
+  names = (f"transforms_{split}.json" for split in ("train", "val", "test"))
+  return [name for name in names if name in files]

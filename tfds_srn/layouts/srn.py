@@ -54,7 +54,7 @@ def _inspect(
   if size is None:
     return None, problems
   intrinsics, world_to_camera = _read_intrinsics(folder, size, problems)
-  depths = _read_depths(folder, list(views), problems)
+  depths = _read_depths(folder, list(views), size, problems)
   if problems or intrinsics is None:
     return None, problems
   matrices = np.stack(poses)
@@ -153,7 +153,10 @@ def _read_intrinsics(
 
 
 def _read_depths(
-  folder: scenes.SceneFolder, names: list[str], problems: list[str]
+  folder: scenes.SceneFolder,
+  names: list[str],
+  size: tuple[int, int],
+  problems: list[str],
 ) -> list[bytes]:
   maps = folder.files("depth", ".png")
   if not maps:
@@ -168,7 +171,12 @@ def _read_depths(
   for path in maps.values():
     content = folder.read(path, problems)
     if content is not None:
-      problem = parsing.image_size(content)[1]
+      shape, problem = parsing.image_size(content, sixteen_bits=True)
+      if shape and shape[0] * size[1] != shape[1] * size[0]:
+        problem = (
+          f"is {shape[1]}x{shape[0]} pixels, expected the shape of its view,"
+          f" {size[1]}x{size[0]}"
+        )
       problems += [f"{folder}/{path} {problem}"] if problem else []
       contents.append(content)
   return contents

@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -141,6 +142,25 @@ def test_nerf_scenes_have_the_cameras_of_their_frames(tmp_path):
   (alone,) = splits.find_scenes(str(scene), nerf.NerfScene)["train"]
   assert alone.scene_id == "car0"
   assert len(scenes.read_scene(alone).images) == 2 * VIEWS
+  # One list of all is enough, and leftovers are none.
+  shutil.copy(scene / "transforms_train.json", scene / "transforms_old.json")
+  assert len(scenes.read_scene(alone).images) == 2 * VIEWS
+  shutil.copy(scene / "transforms_train.json", scene / "transforms.json")
+  assert len(scenes.read_scene(alone).images) == VIEWS
+
+
+def test_zipped_nerf_scenes_may_have_pictures_beside_their_list(tmp_path):
+  folder = tmp_path / "scene"
+  write_nerf(folder, 0)
+  text = (folder / "transforms_train.json").read_text()
+  (folder / "transforms_train.json").write_text(text.replace("/train/", "/"))
+  path = tmp_path / "scenes.zip"
+  with zipfile.ZipFile(path, "w") as out:
+    out.write(folder / "transforms_train.json", "car/transforms_train.json")
+    for picture in (folder / "train").iterdir():
+      out.write(picture, f"car/{picture.name}")
+  (scene,) = splits.find_scenes(str(path), nerf.NerfScene)["train"]
+  check(scene, 0, 1.3)
 
 
 def test_frames_may_have_cameras_and_sizes_of_their_own(tmp_path):

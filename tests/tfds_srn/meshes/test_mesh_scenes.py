@@ -254,15 +254,16 @@ def test_wrong_options_are_named(source, tmp_path, field, value, match):
   assert not (tmp_path / "a").exists()
 
 
+def zipped(path, *names):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with zipfile.ZipFile(path, "w") as archive:
+    for name in names:
+      archive.writestr(name, f"{path} {name}")
+  return path
+
+
 def test_zip_files_of_one_name_do_not_share_a_folder(tmp_path):
   """Nor do two in different zip files; what was replaced is gone."""
-
-  def zipped(path, *names):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-      for name in names:
-        archive.writestr(name, f"{path} {name}")
-    return path
 
   paths = [
     zipped(tmp_path / "a" / "models.zip", "chair.obj", "desk.obj"),
@@ -286,6 +287,17 @@ def test_a_single_model_is_a_source(source):
   digest = splits.listing_digest(str(path))
   path.write_bytes(path.read_bytes() + b"\n")
   assert splits.listing_digest(str(path)) != digest
+
+
+def test_models_beside_zips_are_listed(tmp_path):
+  zipped(tmp_path / "more.zip", "chair.ply")
+  (tmp_path / "desk.off").write_text("OFF")
+  digest = splits.listing_digest(str(tmp_path), of_models=True)
+  (tmp_path / "desk.off").write_text("OFF 1")
+  changed = splits.listing_digest(str(tmp_path), of_models=True)
+  zipped(tmp_path / "more.zip", "chair.ply", "lamp.ply")
+  again = splits.listing_digest(str(tmp_path), of_models=True)
+  assert len({digest, changed, again}) == 3
 
 
 def test_a_damaged_note_of_a_folder_is_named(tmp_path):
