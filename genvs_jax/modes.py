@@ -69,6 +69,11 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
         " its weights sets --config.init_from.encoder, .field and .denoiser"
       )
   only_uses = not {"prepare", "train", "compile"} & set(names)
+  if command.checkpoint and not command.workdir:
+    # .../NAME/checkpoints/500 is known by its NAME.
+    path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", command.checkpoint)
+    workdir = f"outputs/{path.rpartition('/')[2]}"
+    command = command._replace(workdir=workdir)
   if command.config_file is None and command.checkpoint:
     command, names = _of_checkpoint(command, names)
   config = command.config
@@ -111,8 +116,8 @@ def instead_of_flags(mode: str | None) -> str:
 def _of_checkpoint(
   command: Command, names: tuple[str, ...]
 ) -> tuple[Command, tuple[str, ...]]:
-  """The command with the config of its checkpoint, a folder for what it writes
-  and, where its scenes are made, the mode that makes them."""
+  """The command with the config of its checkpoint and, where its scenes are
+  made, the mode that makes them."""
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
   from genvs_jax.data import dataset_builders  # noqa: PLC0415
 
@@ -121,23 +126,20 @@ def _of_checkpoint(
   if command.config is not None:
     values = config_fields.flatten(command.config)
     config.update_from_flattened_dict({k: values[k] for k in command.overrides})
-  # .../NAME/checkpoints/500 is known by its NAME.
-  names_of_path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", path)
-  workdir = command.workdir or f"outputs/{names_of_path.rpartition('/')[2]}"
   if (
     dataset_builders.are_made(config)
     and names != ("view",)
     and not command.images
   ):
     is_scored = names == ("evaluate",)
-    section = config.evaluate if is_scored else config.sample
+    section = "evaluate" if is_scored else "sample"
     sample = config.sample
     number = command.limit if is_scored else sample.scene + sample.scenes
     config = dataset_builders.with_one_split(
-      config, section.split, number, command.overrides
+      config, section, number, command.overrides
     )
     names = ("prepare", *names)
-  return command._replace(config=config, workdir=workdir), names
+  return command._replace(config=config), names
 
 
 def connect(
@@ -160,11 +162,13 @@ def connect(
 def prepare(command: Command) -> list[str]:
   """Builds the dataset."""
   from genvs_jax.data import datasets  # noqa: PLC0415
+  from genvs_jax.runtime import processes  # noqa: PLC0415
 
   config, workdir = command.config, command.workdir
-  folder = datasets.prepare(
-    config, workdir, command.skip_bad_scenes, command.rebuild
-  )
+  with processes.ending_at_once(), processes.first_goes_ahead("prepared"):
+    folder = datasets.prepare(
+      config, workdir, command.skip_bad_scenes, command.rebuild
+    )
   lines = [f"dataset      {folder}", *datasets.describe(config, workdir)]
   if console.flag_value("mode") == "prepare":
     folder = workdir or "WORKDIR"

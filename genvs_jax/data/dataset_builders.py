@@ -23,6 +23,7 @@ def build_builder(
   workdir: str,
   skip_bad_scenes: bool = False,
   rebuild: bool = False,
+  newest_only: bool = False,
 ) -> tfds_srn.Builder:
   """The TFDS builder that `config.data` names.
 
@@ -34,6 +35,7 @@ def build_builder(
     workdir: where a data_dir of WORKDIR lies.
     skip_bad_scenes: leave unreadable scenes out.
     rebuild: render 3D models anew if it was done with other options.
+    newest_only: pass over what an older version of this package prepared.
   """
   data = config.data
   messages.check_choice("data.dataset", data.dataset, srn.CONFIGS)
@@ -58,7 +60,7 @@ def build_builder(
     )
 
   newest = build(None)
-  if newest.is_prepared():
+  if newest.is_prepared() or newest_only:
     return newest
   # What an older version of this package prepared is still good.
   older = (build(str(v)) for v in tfds_srn.Builder.SUPPORTED_VERSIONS)
@@ -104,7 +106,7 @@ def are_made(config: ml_collections.ConfigDict) -> bool:
 
 def with_one_split(
   config: ml_collections.ConfigDict,
-  split: str,
+  section: str,
   number: int = 0,
   overrides: Collection[str] = (),
 ) -> ml_collections.ConfigDict:
@@ -113,12 +115,14 @@ def with_one_split(
 
   Args:
     config: data is read from it.
-    split: whose scenes are made.
-    number: how many of them, if not all; a few more are made for the next time.
+    section: "evaluate" or "sample", whose split is made.
+    number: how many of them, if not all; a few more are made for the next time,
+      and so that some are not taken for all.
     overrides: fields that the user has set, which stay as they are.
 
   Raises:
-    ValueError: for baselines, which need the training scenes.
+    ValueError: for an unknown split, or for baselines, which need the training
+      scenes.
   """
   config = config.copy_and_resolve_references()
   if "data.data_dir" not in overrides:
@@ -129,12 +133,14 @@ def with_one_split(
       " them, none are made here: give --config and --workdir too, after"
       " --mode=prepare"
     )
+  split = config[section].split
+  messages.check_choice(f"{section}.split", split, splits.SPLITS)
   for other in splits.SPLITS:
     if other != split:
       config.data.synthetic[f"{other}_scenes"] = 1
   scenes = config.data.synthetic[f"{split}_scenes"]
   if number:
-    dozen = -(-number // _MADE_AT_A_TIME) * _MADE_AT_A_TIME
+    dozen = (number // _MADE_AT_A_TIME + 1) * _MADE_AT_A_TIME
     config.data.synthetic[f"{split}_scenes"] = min(scenes, dozen)
   config.evaluate.baselines = False  # the mean of all training views is one
   return config

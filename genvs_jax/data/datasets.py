@@ -45,7 +45,7 @@ def prepare(
   options = (config, workdir, skip_bad_scenes, rebuild)
   builder = dataset_builders.build_builder(*options)
   folder = pathlib.Path(os.fspath(builder.data_dir))
-  before = folder.with_name(f"{folder.name}.before")
+  before, old = folder.with_name(f"{folder.name}.before"), folder
   if builder.is_prepared():
     if not rebuild:
       _check_source(config, builder, listing=True)
@@ -54,15 +54,16 @@ def prepare(
     if before.exists():
       shutil.rmtree(before)
     folder.rename(before)
-    builder = dataset_builders.build_builder(*options)
+    builder = dataset_builders.build_builder(*options, newest_only=True)
+    folder = pathlib.Path(os.fspath(builder.data_dir))
   try:
     # TFDS has bars and lines of its own, of steps that nobody waits for.
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(download_dir=folder.parents[2] / "downloads")
   except BaseException:
-    if before.exists() and not folder.exists():
-      before.rename(folder)
+    if before.exists() and not old.exists():
+      before.rename(old)
     raise
   if before.exists():
     shutil.rmtree(before)
@@ -126,7 +127,14 @@ def _check_source(
   if not (data.source or data.url):  # it is enough to name the dataset
     del ours["source"]
   if listing and data.source:
-    ours["listing"] = builder.listing_digest(builder.source)
+    try:
+      ours["listing"] = builder.listing_digest(builder.source)
+    except ValueError as error:
+      logging.warning(
+        "%s is used without a look at what it was made from: %s",
+        builder.data_dir,
+        error,
+      )
   differing = [
     "its files have changed"
     if name == "listing"
@@ -242,7 +250,7 @@ def _check_extent(
     logging.warning(
       "scenes of %s reach from %.3g to %.3g around the origin, but half of"
       " frustum.far - frustum.near is %.3g: meshes, shades of depth and the"
-      " field that is fitted to a rollout would have that size; set"
+      " field that is fitted to a rollout would have that size; train with"
       " --config.frustum.near=%.3g --config.frustum.far=%.3g",
       config.data.dataset,
       least,
@@ -277,8 +285,8 @@ def check_cameras(config: ml_collections.ConfigDict, records: Records) -> None:
   ):
     logging.warning(
       "scenes of %s lie between %.3g and %.3g (near from %.3g to %.3g, far from"
-      " %.3g to %.3g), but the frustum of the config between %.3g and %.3g: set"
-      " --config.frustum.near=%.3g --config.frustum.far=%.3g",
+      " %.3g to %.3g), but the frustum of the config between %.3g and %.3g:"
+      " train with --config.frustum.near=%.3g --config.frustum.far=%.3g",
       config.data.dataset,
       near[0],
       far[1],

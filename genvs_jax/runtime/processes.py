@@ -47,6 +47,16 @@ def wait_for_all(what: str) -> None:
     multihost_utils.sync_global_devices(what)
 
 
+@contextlib.contextmanager
+def first_goes_ahead(what: str) -> Iterator[None]:
+  """What one process must do alone, and the others then find done."""
+  if jax.process_index():
+    wait_for_all(what)
+  yield
+  if not jax.process_index():
+    wait_for_all(what)
+
+
 def all_agree(value: int) -> bool:
   """Whether every process has the same number, 32 bits; all must ask."""
   if jax.process_count() == 1:

@@ -105,13 +105,22 @@ def test_a_run_without_an_average_has_a_small_copy_too(
 def test_what_is_made_for_a_checkpoint_heeds_what_is_set(debug_config):
   debug_config.data.data_dir = "/data"
   small = dataset_builders.with_one_split
-  assert small(debug_config, "test").data.data_dir == "WORKDIR/data"
-  theirs = small(debug_config, "test", overrides=("data.data_dir",))
+  assert small(debug_config, "evaluate").data.data_dir == "WORKDIR/data"
+  theirs = small(debug_config, "evaluate", overrides=("data.data_dir",))
   assert theirs.data.data_dir == "/data"
   debug_config.evaluate.baselines = True
-  assert not small(debug_config, "test").evaluate.baselines
+  assert not small(debug_config, "evaluate").evaluate.baselines
   with pytest.raises(ValueError, match="baselines is True, but of training"):
-    small(debug_config, "test", overrides=("evaluate.baselines",))
+    small(debug_config, "evaluate", overrides=("evaluate.baselines",))
+  # Some of many scenes are never as many as are there.
+  debug_config.evaluate.split = "test"
+  debug_config.data.synthetic.test_scenes = 50
+  for number in (3, 8, 40):
+    synthetic = small(debug_config, "evaluate", number).data.synthetic
+    assert number < synthetic.test_scenes < 50
+  debug_config.sample.split = "val"
+  with pytest.raises(ValueError, match=r"sample\.split is 'val', expected"):
+    small(debug_config, "sample")
 
 
 def test_what_half_precision_cannot_hold_is_refused(trained_workdir, tmp_path):
@@ -174,9 +183,7 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
   assert (path / "turntable.mp4").exists() and "turntable.mp4" in film
   # Of the other splits one scene each is made.
   records = datasets.load_split(
-    dataset_builders.with_one_split(
-      pretrained.load(folder).config, "validation"
-    ),
+    dataset_builders.with_one_split(pretrained.load(folder).config, "sample"),
     str(tmp_path / "outputs" / "tiny"),
     "train",
   )

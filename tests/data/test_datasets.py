@@ -114,6 +114,35 @@ def test_a_rebuild_that_fails_leaves_the_old_dataset(
   assert first_id(config) == scene
 
 
+def test_a_rebuild_makes_the_newest_version(config, two_sources):
+  """Beside one that an older version of the package made, or in its place."""
+  config.data.source = str(two_sources[0])
+  newest = pathlib.Path(datasets.prepare(config, ""))
+  older = newest.with_name("1.0.0")
+  shutil.copytree(newest, older)
+  for path in older.glob("*.json"):
+    text = path.read_text()
+    named = (f'"version": "{folder.name}"' for folder in (newest, older))
+    path.write_text(text.replace(*named))
+  assert datasets.prepare(config, "", rebuild=True) == str(newest)
+  assert newest.exists() and older.exists()
+  shutil.rmtree(newest)
+  assert datasets.prepare(config, "") == str(older)
+  assert datasets.prepare(config, "", rebuild=True) == str(newest)
+  assert newest.exists() and not older.exists()
+  assert datasets.prepare(config, "") == str(newest)
+
+
+def test_a_dataset_outlives_its_source(config, two_sources, tmp_path, caplog):
+  source = tmp_path / "scenes"
+  shutil.copytree(two_sources[0], source)
+  config.data.source = str(source)
+  folder = datasets.prepare(config, "")
+  shutil.rmtree(source)
+  assert datasets.prepare(config, "") == folder
+  assert f"source {source} does not exist" in caplog.text
+
+
 def test_identities_differ_by_scenes(config, two_sources):
   identities = []
   for name, source in zip("ab", two_sources, strict=True):
