@@ -345,14 +345,14 @@ def open_existing(path: str, step: int | None) -> tuple[Checkpointer, int]:
       " one numbered folder in it, or"
       f" {' or '.join(packaged_names()) or 'a name'}"
     )
-  steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+  reader = Checkpointer(str(folder), read_only=True)
+  steps = reader.steps()
   if not steps or (step is not None and step not in steps):
     names = ", ".join(map(str, steps)) or "none"
     target = "a checkpoint" if step is None else f"step {step}"
     stages = sorted(str(p.parent) for p in folder.parent.glob(f"*/{FOLDER}"))
     names += f"; a stage has one, {stages[-1]}" if stages and not steps else ""
     raise CheckpointError(f"expected {target} in {folder}, found: {names}")
-  reader = Checkpointer(str(folder), read_only=True)
   return reader, steps[-1] if step is None else step
 
 

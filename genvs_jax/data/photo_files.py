@@ -26,7 +26,7 @@ class Photo(NamedTuple):
 
   Attributes:
     path: of its file.
-    image: as stored, upright.
+    image: as stored; if its camera is not known, upright.
     pose: f64 [4,4], as stored.
     intrinsics: [4], fx, fy, cx, cy in pixels of the picture.
   """
@@ -64,7 +64,9 @@ def read(
         " photos.elevation (degrees), photos.distance (world units) and"
         " photos.fov (degrees)"
       )
-    photo = single(root, _open(root), elevation, distance, fov)
+    # Phones store pictures as the sensor lies, and say how to turn them.
+    image = ImageOps.exif_transpose(_open(root))
+    photo = single(root, image, elevation, distance, fov)
     return [photo], "opencv", "camera_to_world"
   for name in _TRANSFORMS:
     if (root / name).exists():
@@ -72,6 +74,11 @@ def read(
   if (root / "rgb").exists():
     photos, is_world_to_camera = _from_srn(root)
     return photos, "opencv", POSES[is_world_to_camera]
+  if scenes(path) != [path]:
+    raise ValueError(
+      f"{path} holds pictures without cameras: name one of them, or add"
+      f" {' or '.join(_TRANSFORMS)}, or SRN's layout"
+    )
   content = "no pictures" if any(root.iterdir()) else "nothing"
   raise ValueError(
     f"{path} holds {content}, expected {' or '.join(_TRANSFORMS)}; rgb/, pose/"
@@ -84,14 +91,13 @@ def _open(path: epath.Path) -> Image.Image:
     with path.open("rb") as file:
       image = Image.open(file)
       image.load()
+      return image
   except Image.UnidentifiedImageError as error:
     raise ValueError(
       f"{path} is not a picture, expected one of {', '.join(SUFFIXES)}"
     ) from error
   except (OSError, Image.DecompressionBombError) as error:
     raise ValueError(f"{path}: {error}") from error
-  # Phones store pictures as the sensor lies, and say how to turn them.
-  return ImageOps.exif_transpose(image)
 
 
 def single(

@@ -143,7 +143,12 @@ def from_picture(
 
 
 def from_pictures(
-  images: Sequence[Image.Image], poses, intrinsics, *, size: int
+  images: Sequence[Image.Image],
+  poses,
+  intrinsics,
+  *,
+  size: int,
+  background: str = "alpha",
 ) -> dict[str, np.ndarray]:
   """Pictures with their cameras as a scene.
 
@@ -152,6 +157,7 @@ def from_pictures(
     poses: [V,4,4] OpenCV camera-to-world.
     intrinsics: [4] in pixels of the pictures, or [V,4].
     size: H = W of the result in pixels.
+    background: how it is made white, see `backgrounds.whiten`.
 
   Raises:
     ValueError: for cameras that do not fit.
@@ -163,11 +169,12 @@ def from_pictures(
     )
   path = epath.Path("the pictures")
   each = np.broadcast_to(np.asarray(intrinsics), (len(images), 4))
+  white = [backgrounds.whiten(image, background) for image in images]
   photos = [
     photo_files.Photo(
       path, image, photo_files.parse_pose(np.ravel(pose), path), camera
     )
-    for image, pose, camera in zip(images, poses, each, strict=True)
+    for image, pose, camera in zip(white, poses, each, strict=True)
   ]
   return _as_scene(photos, size)
 

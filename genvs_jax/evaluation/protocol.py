@@ -69,7 +69,7 @@ def choose_targets(
     min_angle: of "spread", degrees from every input.
 
   Raises:
-    ValueError: if a view does not exist.
+    ValueError: if a view does not exist, or none is left.
   """
   messages.check_choice("evaluate.targets", targets, TARGETS)
   total = len(poses)
@@ -82,7 +82,13 @@ def choose_targets(
       f"evaluate.targets is 'pixelnerf', views up to {max(indices)}, but a"
       f" scene has {total}: choose 'others' or 'spread'"
     )
-  return np.array([i for i in indices if i not in inputs])
+  left = [i for i in indices if i not in inputs]
+  if not left:
+    raise ValueError(
+      f"evaluate.input_views is {tuple(inputs)}, which leaves no view to score"
+      f" of a scene with {total}: leave such scenes out of the split"
+    )
+  return np.array(left)
 
 
 def input_views(
@@ -91,7 +97,8 @@ def input_views(
   """Indices of a scene's input views.
 
   Raises:
-    ValueError: if `evaluate.view_list` does not name the scene.
+    ValueError: if `evaluate.view_list` does not name the scene, or a view that
+      it does not have.
   """
   path = config.evaluate.view_list
   if not path:
@@ -101,6 +108,12 @@ def input_views(
     raise ValueError(
       f"evaluate.view_list {path} has no line for scene {name}, expected one"
       " like 'CLASS OBJECT VIEW' for each: add it, or leave the field out"
+    )
+  total = len(record["poses"])
+  if max(views[name]) >= total:
+    raise ValueError(
+      f"evaluate.view_list {path} names view {max(views[name])} of scene"
+      f" {name}, expected one from 0 to {total - 1}"
     )
   return list(views[name])
 

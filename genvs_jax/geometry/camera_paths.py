@@ -80,6 +80,7 @@ def spread_targets(
   angles = np.degrees(view_angle(poses[:, None], poses[None]))
   nearest = angles[list(inputs)].min(0)
   allowed = nearest >= min_angle
+  allowed[list(inputs)] = False
   if allowed.sum() < count:
     raise ValueError(
       f"{allowed.sum()} views are {min_angle:g} degrees or more from views"

@@ -166,7 +166,10 @@ def _read(
   if poses is None:
     return photos.from_picture(_picture(images), size=size, **camera)
   pictures = [_picture(image) for image in images]
-  return photos.from_pictures(pictures, poses, intrinsics, size=size)
+  background = camera["background"]
+  return photos.from_pictures(
+    pictures, poses, intrinsics, size=size, background=background
+  )
 
 
 def _picture(image: Any) -> Image.Image:

@@ -205,6 +205,11 @@ def test_pictures_are_turned_as_phones_say(tmp_path):
   red = (picture[..., 0] > 200) & (picture[..., 1] < 60)
   rows, columns = np.nonzero(red)
   assert rows.max() < 9 and columns.min() >= 8 and columns.max() < 24
+  # A camera that is given belongs to the pixels as they are stored.
+  transforms(tmp_path, ["one.jpg"], POSES[:1], fl_x=64.0, w=64, h=32)
+  picture = photos.load(str(tmp_path), size=32)["images"][0].astype(int)
+  rows, columns = np.nonzero((picture[..., 0] > 200) & (picture[..., 1] < 60))
+  assert columns.max() < 9 and rows.min() >= 8 and rows.max() < 24
 
 
 def test_the_flag_of_srn_holds_for_photos_too(tmp_path):

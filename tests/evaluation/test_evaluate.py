@@ -69,6 +69,8 @@ def test_views_that_do_not_exist_are_refused():
     protocol.choose_targets(SPIRAL[:24], (64,), "others", 0, 0.0)
   with pytest.raises(ValueError, match="up to 249, but a scene has 24"):
     protocol.choose_targets(SPIRAL[:24], (3,), "pixelnerf", 0, 0.0)
+  with pytest.raises(ValueError, match="leaves no view to score of a scene"):
+    protocol.choose_targets(SPIRAL[:1], (0,), "others", 0, 0.0)
   with pytest.raises(ValueError, match="'all', expected one of others"):
     protocol.choose_targets(SPIRAL, (64,), "all", 0, 0.0)
 
@@ -94,6 +96,11 @@ def test_a_list_names_the_input_view_of_each_scene(scored, tmp_path):
   (tmp_path / "b.txt").write_text("02958343 a1b2 7\n02958343 a1b2 9\n")
   views = protocol._read_view_list(str(tmp_path / "b.txt"))
   assert views == {"02958343_a1b2": (7, 9)}
+  config.evaluate.view_list = str(tmp_path / "e.txt")
+  (tmp_path / "e.txt").write_text(f"{ids[0]} 8\n")
+  with pytest.raises(ValueError, match=r"names view 8 of .* from 0 to 7"):
+    protocol.load_scene(config, records, 0)
+  config.evaluate.view_list = str(path)
   (tmp_path / "c.txt").write_text("02958343 a1b2\n")
   with pytest.raises(ValueError, match=r"line 1: found '02958343 a1b2', expe"):
     protocol._read_view_list(str(tmp_path / "c.txt"))

@@ -126,6 +126,8 @@ def test_spread_targets_keep_their_distance():
     assert (np.degrees(angles) >= 30).all()
   with pytest.raises(ValueError, match=r"expected evaluate\.spread_views = 41"):
     camera_paths.spread_targets(poses, [2], 41, 30.0)
+  with pytest.raises(ValueError, match="39 views are 0 degrees or more"):
+    camera_paths.spread_targets(poses, [2], 40, 0.0)  # an input is no target
 
 
 def test_relative_poses_keep_what_cameras_see_of_each_other():

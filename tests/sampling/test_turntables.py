@@ -95,6 +95,10 @@ def test_files_of_every_kind(views, tmp_path):
 def test_what_does_not_fit_is_said(genvs, picture):
   with pytest.raises(ValueError, match=r"shape \[48, 40\], expected \[H,W,3\]"):
     genvs.turntable(picture[..., 0])
+  with pytest.raises(ValueError, match=r"photos\.background is 'fload'"):
+    genvs.turntable(
+      [picture], poses=[np.eye(4)], intrinsics=[1] * 4, background="fload"
+    )
   with pytest.raises(ValueError, match="1 pictures came with 2 poses"):
     genvs.turntable(
       [picture], poses=np.stack([np.eye(4)] * 2), intrinsics=[1] * 4
