@@ -5,6 +5,7 @@ What it needs is imported when it runs: a wrong flag is answered at once.
 """
 
 import importlib.util
+import os
 import re
 from typing import Any
 from typing import NamedTuple
@@ -70,10 +71,8 @@ def run(command: Command, names: tuple[str, ...]) -> list[str]:
       )
   only_uses = not {"prepare", "train", "compile"} & set(names)
   if command.checkpoint and not command.workdir:
-    # .../NAME/checkpoints/500 is known by its NAME.
-    path = re.sub(r"(/checkpoints)?(/\d+)?/*$", "", command.checkpoint)
-    workdir = f"outputs/{path.rpartition('/')[2]}"
-    command = command._replace(workdir=workdir)
+    name = _workdir_of(command.checkpoint).rpartition("/")[2]
+    command = command._replace(workdir=f"outputs/{name}")
   if command.config_file is None and command.checkpoint:
     command, names = _of_checkpoint(command, names)
   config = command.config
@@ -117,7 +116,7 @@ def _of_checkpoint(
   command: Command, names: tuple[str, ...]
 ) -> tuple[Command, tuple[str, ...]]:
   """The command with the config of its checkpoint and, where its scenes are
-  made, the mode that makes them."""
+  not there but can be made, the mode that makes them."""
   from genvs_jax.checkpointing import pretrained  # noqa: PLC0415
   from genvs_jax.data import dataset_builders  # noqa: PLC0415
 
@@ -126,7 +125,12 @@ def _of_checkpoint(
   if command.config is not None:
     values = config_fields.flatten(command.config)
     config.update_from_flattened_dict({k: values[k] for k in command.overrides})
-  if (
+  trained_in = os.path.expanduser(_workdir_of(path))
+  if dataset_builders.lies_in(config, trained_in):
+    config.data.data_dir = dataset_builders.expand(
+      config.data.data_dir, trained_in
+    )
+  elif (
     dataset_builders.are_made(config)
     and names != ("view",)
     and not command.images
@@ -140,6 +144,11 @@ def _of_checkpoint(
     )
     names = ("prepare", *names)
   return command._replace(config=config), names
+
+
+def _workdir_of(checkpoint: str) -> str:
+  """.../NAME of .../NAME/checkpoints/500."""
+  return re.sub(r"(/checkpoints)?(/\d+)?/*$", "", checkpoint)
 
 
 def connect(

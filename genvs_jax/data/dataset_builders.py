@@ -104,6 +104,13 @@ def are_made(config: ml_collections.ConfigDict) -> bool:
   return config.data.dataset == "synthetic_cars"
 
 
+def lies_in(config: ml_collections.ConfigDict, workdir: str) -> bool:
+  """Whether a workdir holds the dataset that its run was trained on."""
+  is_inside = config.data.data_dir.split("/")[0] == "WORKDIR"
+  is_local = is_inside and os.path.isdir(workdir)
+  return is_local and build_builder(config, workdir).is_prepared()
+
+
 def with_one_split(
   config: ml_collections.ConfigDict,
   section: str,

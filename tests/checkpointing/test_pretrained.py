@@ -1,6 +1,7 @@
 """Small checkpoints for use: what they keep, and how they are found."""
 
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -153,17 +154,13 @@ def test_a_model_of_the_package_is_found_by_its_name(
     pretrained.load("tiny")
 
 
-@pytest.mark.parametrize("below", ["", "/checkpoints/8"])
-def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
-  """No config, no workdir, no data: its scenes are made."""
-  folder, _ = small
-  monkeypatch.chdir(tmp_path)
-  command = modes.Command(
+def using(checkpoint: str) -> modes.Command:
+  return modes.Command(
     config=None,
     config_file=None,
     overrides=(),
     workdir="",
-    checkpoint=folder + below,
+    checkpoint=checkpoint,
     step=None,
     skip_bad_scenes=False,
     rebuild=False,
@@ -176,6 +173,33 @@ def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
     largest_batch=False,
     started=0.0,
   )
+
+
+@pytest.mark.parametrize("below", ["", "/checkpoints/8"])
+def test_a_checkpoint_finds_the_scenes_of_its_run(
+  small, debug_workdir, tmp_path, below
+):
+  run = tmp_path / "run"
+  shutil.copytree(small[0], run)
+  config = base.get_config()
+  config.data.data_dir = "WORKDIR/data"
+  command = using(f"{run}{below}")._replace(
+    config=config, overrides=("data.data_dir",)
+  )
+  _, names = modes._of_checkpoint(command, ("evaluate",))
+  assert names == ("prepare", "evaluate")
+  (run / "data").symlink_to(f"{debug_workdir}/data")
+  command, names = modes._of_checkpoint(command, ("evaluate",))
+  assert names == ("evaluate",)
+  assert command.config.data.data_dir == f"{run}/data"
+
+
+@pytest.mark.parametrize("below", ["", "/checkpoints/8"])
+def test_a_checkpoint_is_enough_to_draw(small, monkeypatch, tmp_path, below):
+  """No config, no workdir, no data: its scenes are made."""
+  folder, _ = small
+  monkeypatch.chdir(tmp_path)
+  command = using(folder + below)
   dataset, *lines, _ = modes.run(command, ("sample",))
   (film,) = [line for line in lines if line.startswith("turntable ")]
   assert "outputs/tiny/data" in dataset
