@@ -148,6 +148,9 @@ ROWS = {
   "demo_cross_views": Row(
     "+ attention to the input views", {"model.denoiser.cross_views": True}
   ),
+  "demo_clean_inputs": Row(
+    "- noise on the input views", {"objective.input_noise_probability": 0.0}
+  ),
   "demo_lpips_vgg": Row(
     "+ LPIPS (VGG) of the estimate, trained with",
     {"objective.perceptual": 3.0, "objective.perceptual_metric": "lpips_vgg"},
