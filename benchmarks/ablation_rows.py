@@ -31,6 +31,7 @@ class Row(NamedTuple):
 _BEFORE: dict[str, Any] = {
   "train.render_steps": 0,
   "train.target_views": 1,
+  "model.encoder.image_skip": False,
   "diffusion.target": "image",
   "diffusion.sigma_data": 0.5,
   "diffusion.units": "image",
@@ -76,6 +77,10 @@ ROWS = {
   "geometry": Row(
     "+ rays, depth, opacity",
     _BEFORE | {"model.denoiser.geometry": ("directions", "depth", "opacity")},
+  ),
+  "image_skip": Row(
+    "+ images added to their volumes",
+    _BEFORE | {"model.encoder.image_skip": True},
   ),
   "cross_views": Row(
     "+ attention to the input views",
@@ -144,6 +149,9 @@ ROWS = {
       "diffusion.feature_std": 0.22,
       "objective.feature_gradient": 0.0,
     },
+  ),
+  "demo_no_image_skip": Row(
+    "- images added to their volumes", {"model.encoder.image_skip": False}
   ),
   "demo_cross_views": Row(
     "+ attention to the input views", {"model.denoiser.cross_views": True}

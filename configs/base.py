@@ -107,9 +107,9 @@ def get_config() -> ml_collections.ConfigDict:
   encoder.decoder_width = 512  # resnet34_unet only
   # Compute blocks again in the backward pass: less memory, more time.
   encoder.remat = False
-  # It is told the noise on an input view (`objective.input_noise_max`), as a
-  # fourth channel.
+  # A fourth channel tells it the noise (`objective.input_noise_max`).
   encoder.noise_told = False
+  encoder.image_skip = False  # adds the image to its volume's RGB (field.skip)
   field = model.field = ml_collections.ConfigDict()
   field.width = 64
   field.depth = 1  # hidden layers

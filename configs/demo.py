@@ -28,6 +28,7 @@ def get_config():
   config.model.encoder.trunk_width = 16
   config.model.encoder.stage_sizes = (1, 1, 1, 1)
   config.model.encoder.decoder_width = 32
+  config.model.encoder.image_skip = True
   config.model.denoiser.channels = (32, 64, 64)
   config.model.denoiser.depths = (1, 1, 1)
   config.model.denoiser.attention = (False, False, True)

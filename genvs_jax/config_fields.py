@@ -32,7 +32,7 @@ _FIELDS_BY_ROLE = {
     model.depth_planes model.feature_channels
     model.encoder.name model.encoder.norm model.encoder.trunk_width
     model.encoder.stage_sizes model.encoder.decoder_width
-    model.encoder.noise_told
+    model.encoder.noise_told model.encoder.image_skip
     model.field.width model.field.depth model.field.activation
     model.field.density_activation model.field.feature_activation
     model.field.skip model.field.aggregate
@@ -130,6 +130,7 @@ _AGREED = {
   "diffusion.feature_mean": ("denoiser",),
   "diffusion.feature_std": ("denoiser",),
   "model.denoiser.geometry": ("denoiser",),
+  "model.encoder.image_skip": ("encoder",),
   "frustum.kind": _BOTH,
   "frustum.flip_input": _BOTH,
   "frustum.near": _BOTH,

@@ -44,6 +44,7 @@ ADDED = {
   "train.render_steps": 0,
   "train.one_view_steps": 0,
   "model.encoder.noise_told": False,
+  "model.encoder.image_skip": False,
   "rollout.drawn_noise": 0.0,
   "rollout.anchors": 6,
   "rollout.passes": 1,

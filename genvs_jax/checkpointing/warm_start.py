@@ -106,6 +106,9 @@ def check_meaning(
 ) -> None:
   """Refuses weights that were trained on other images or another frustum."""
   differing = config_fields.disagreements(config, checkpoint_config, part)
+  # An encoder can learn to leave colours to the skip after all else.
+  if config.model.encoder.image_skip:
+    differing.pop("model.encoder.image_skip", None)
   for field, (ours, theirs) in differing.items():
     raise ValueError(
       f"init_from.{part} = {path} was trained with {field} = {theirs},"

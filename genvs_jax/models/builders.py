@@ -109,6 +109,7 @@ def build_model(config: ml_collections.ConfigDict) -> pipeline.Model:
     null_noise=null_noise,
     precision=config.model.precision,
     noise_told=config.model.encoder.noise_told,
+    image_skip=config.model.encoder.image_skip,
     view_encoder=build_view_encoder(config),
   )
 
@@ -296,6 +297,17 @@ def build_field(
     messages.check_choice(
       f"model.field.{name}", field[name], radiance_field.ACTIVATIONS
     )
+  if config.model.encoder.image_skip:
+    messages.check_choice(
+      "model.field.feature_activation, with model.encoder.image_skip",
+      field.feature_activation,
+      radiance_field.INVERSES,
+    )
+    if not field.skip:
+      raise ValueError(
+        "model.encoder.image_skip is True, but model.field.skip is False: the"
+        " field would not pass on the colours; set it to True"
+      )
   return radiance_field.RadianceField(
     features=config.model.feature_channels,
     width=field.width,

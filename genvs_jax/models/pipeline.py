@@ -21,6 +21,7 @@ from genvs_jax.geometry import volume_lookup
 from genvs_jax.models import camera_channels
 from genvs_jax.models import cross_views
 from genvs_jax.models import layers
+from genvs_jax.models import radiance_field
 
 Range = tuple[float, float]  # (low, high)
 Variables = dict[str, dict[str, Any]]
@@ -54,6 +55,7 @@ class Model:
     null_noise: of which `null_features` are made, "normal" or "uniform".
     precision: of the networks' float32 products, see `configs/base.py`.
     noise_told: whether the encoder has a fourth channel, the noise's deviation.
+    image_skip: whether images are added to the volumes' first three channels.
     view_encoder: of the denoiser's attention to input views; None for none.
     guide: of the denoiser in variables' part "guide"; None for none.
     lookup: one of `volume_lookup.FORMS`.
@@ -80,6 +82,7 @@ class Model:
   null_noise: str
   precision: str
   noise_told: bool = False
+  image_skip: bool = False
   view_encoder: cross_views.ViewEncoder | None = None
   guide: Any = None
   lookup: str = "auto"
@@ -163,7 +166,8 @@ def encode(
     model: the model.
     variables: of all parts.
     images: [B,V,H,W,3] in the model's image range.
-    noise: [B,V,H,W,3] added to the ImageNet-normalised images, or None.
+    noise: [B,V,H,W,3] added to the ImageNet-normalised images that the network
+      sees, or None.
     deviation: [B,V] of the noise, told if the encoder can be; None for 0.
     train: normalise by batch statistics.
 
@@ -190,7 +194,27 @@ def encode(
     )
   buffers = {k: v for k, v in variables["encoder"].items() if k != "params"}
   volumes = volumes.reshape(*images.shape[:2], *volumes.shape[1:])
+  if model.image_skip:
+    volumes += skip_volumes(model, images, volumes)
   return volumes, {**buffers, **updated}
+
+
+def skip_volumes(
+  model: Model, images: jax.Array, volumes: jax.Array
+) -> jax.Array:
+  """What images add to their volumes [B,V,H,W,D,C], beside the encoder: each
+  pixel's colour all along its ray, in the channels that the field passes on as
+  RGB.
+
+  Returns:
+    [B,V,H,W,1,C] with zeros in the other channels.
+  """
+  if model.flip_input:
+    images = jnp.flip(images, -3)
+  # The field's activation follows.
+  colours = radiance_field.INVERSES[model.field.feature_activation](images)
+  others = [(0, 0)] * 4 + [(0, volumes.shape[-1] - 3)]
+  return jnp.pad(colours, others)[..., None, :].astype(volumes.dtype)
 
 
 @jax.named_scope("render")

@@ -19,6 +19,13 @@ ACTIVATIONS = {
   "none": lambda x: x,
 }
 AGGREGATES = ("after", "before")
+# What those of the features make colours [..,3] of. An activation reaches the
+# ends of its range nowhere, so colours stay a little inside.
+INVERSES = {
+  "sigmoid": lambda x: jax.scipy.special.logit(jnp.clip(x, 0.02, 0.98)),
+  "tanh": lambda x: jnp.arctanh(jnp.clip(x, -0.96, 0.96)),
+  "none": lambda x: x,
+}
 
 
 class RadianceField(nn.Module):

@@ -84,6 +84,15 @@ def test_another_meaning_is_refused(fresh, trained_workdir, field, value):
     startup.take_over(config, model, state)
 
 
+def test_a_skip_of_images_may_come_later_but_not_go(fresh):
+  config, _, _ = fresh
+  with_skip = config.copy_and_resolve_references()
+  with_skip.model.encoder.image_skip = True
+  warm_start.check_meaning(with_skip, config, "encoder", "DIR")
+  with pytest.raises(ValueError, match="image_skip = True, expected False"):
+    warm_start.check_meaning(config, with_skip, "encoder", "DIR")
+
+
 def test_a_widened_denoiser_draws_what_it_drew():
   narrow, stored = denoiser(8, (8, 16), (1, 1), (False, True), features=0)
   wide, variables = denoiser(8, (8, 16), (1, 1), (False, True), features=4)

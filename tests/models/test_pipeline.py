@@ -330,3 +330,83 @@ def test_the_form_of_the_lookup_is_the_models(variables):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), *renders
   )
+
+
+@pytest.mark.parametrize("kind", ["near_far", "unit_cube"])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "none"])
+def test_an_image_that_skips_the_encoder_is_seen_from_its_camera(
+  kind, activation
+):
+  """A fog of any density has the pixel's colour all along its ray."""
+  config = debug.get_config()
+  config.frustum.kind = kind
+  config.frustum.flip_input = kind == "unit_cube"
+  config.model.encoder.image_skip = True
+  config.model.field.feature_activation = activation
+  config.rendering.size = config.model.image_size
+  config.rendering.rays_per_chunk = 0
+  model = builders.build_model(config)
+  shapes = jax.eval_shape(
+    lambda: builders.init_variables(model, jax.random.key(0), ("field",))
+  )
+  # Networks of zeros pass on the skip alone.
+  field = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["field"])
+  field["params"]["out"]["bias"] = field["params"]["out"]["bias"].at[0].set(3.0)
+  x, y = jnp.meshgrid(jnp.linspace(0.1, 0.9, 32), jnp.linspace(0.1, 0.9, 32))
+  images = jnp.stack([x, y, (x + y) / 2], -1)[None, None]
+  volumes = jnp.zeros((1, 1, 32, 32, 4, 8))
+  views = pipeline.InputViews(
+    volumes + pipeline.skip_volumes(model, images, volumes),
+    jnp.asarray(car_scenes.train_poses(0, "train", 0, 1))[None],
+    jnp.array([[[38.0, 38, 16, 16]]]),
+    jnp.ones((1, 1), bool),
+  )
+  render = jax.jit(pipeline.render_features, static_argnums=0)(
+    model, {"field": field}, views, views.poses
+  )
+  opacity = np.asarray(render.opacity)[..., None]
+  assert opacity[0, 0, 16, 16] > 0.8
+  np.testing.assert_allclose(
+    render.features[..., :3],
+    images * opacity + (1 - opacity),
+    # The reference's cube ends at the centres of the outermost pixels.
+    atol=1e-3 if kind == "near_far" else 0.8 / 32,
+  )
+
+
+def test_a_skipped_image_is_added_once_and_without_its_noise():
+  config = debug.get_config()
+  images = jax.random.uniform(jax.random.key(1), (1, 2, 32, 32, 3))
+  noise = jax.random.normal(jax.random.key(2), images.shape)
+  plain = builders.build_model(config)
+  config.model.encoder.image_skip = True
+  model = builders.build_model(config)
+  variables = jax.jit(
+    lambda: builders.init_variables(plain, jax.random.key(0), ("encoder",))
+  )()
+  before, after = (
+    jax.jit(pipeline.encode, static_argnums=0)(m, variables, images, noise)[0]
+    for m in (plain, model)
+  )
+  colours = jax.nn.sigmoid((after - before)[..., :3])
+  expected = jnp.clip(images, 0.02, 0.98)[..., None, :]
+  np.testing.assert_allclose(
+    colours, jnp.broadcast_to(expected, colours.shape), atol=1e-5
+  )
+  np.testing.assert_array_equal(after[..., 3:], before[..., 3:])
+
+
+@pytest.mark.parametrize(
+  "fields, sentence",
+  [
+    ({"model.field.skip": False}, "the field would not pass on the colours"),
+    ({"model.field.feature_activation": "relu"}, "'relu', expected one of"),
+  ],
+)
+def test_a_skip_that_the_field_does_not_pass_on_is_refused(fields, sentence):
+  config = debug.get_config()
+  config.update_from_flattened_dict(
+    {"model.encoder.image_skip": True, **fields}
+  )
+  with pytest.raises(ValueError, match=sentence):
+    builders.build_model(config)
