@@ -28,6 +28,11 @@ from genvs_jax.models import cross_views
 from genvs_jax.models import pipeline
 
 Leaves = dict[str, jax.Array]
+# Of each encoder the layer that gives every pixel its column of the volume.
+_LAST_LAYERS = {
+  "resnet34_unet": "params/head/",
+  "deeplabv3plus": "params/up1/conv/",
+}
 
 
 class MergeReport(NamedTuple):
@@ -96,6 +101,8 @@ def warm_start(
     merged, report = merge(fresh, source.variables[part])
     check_explained(report, part, path, model, source.config.model.image_size)
     log_report(report, part, path, source.step)
+    if part == "encoder" and gains_skip(config, source.config):
+      merged = without_colours(merged, config)
     params[part] = merged.pop("params")
     buffers[part] = merged
   return params, buffers
@@ -106,8 +113,7 @@ def check_meaning(
 ) -> None:
   """Refuses weights that were trained on other images or another frustum."""
   differing = config_fields.disagreements(config, checkpoint_config, part)
-  # An encoder can learn to leave colours to the skip after all else.
-  if config.model.encoder.image_skip:
+  if gains_skip(config, checkpoint_config):
     differing.pop("model.encoder.image_skip", None)
   for field, (ours, theirs) in differing.items():
     raise ValueError(
@@ -115,6 +121,32 @@ def check_meaning(
       f" expected {ours} as in this run: set --config.{field}={theirs} or"
       " choose another checkpoint"
     )
+
+
+def gains_skip(config: ml_collections.ConfigDict, checkpoint_config) -> bool:
+  """Whether an encoder learned without the skip of images that it now has."""
+  ours, theirs = (
+    c.model.encoder.image_skip for c in (config, checkpoint_config)
+  )
+  return ours and not theirs
+
+
+def without_colours(encoder: dict, config: ml_collections.ConfigDict) -> dict:
+  """An encoder's variables whose volumes are 0 where a skip adds the image.
+
+  The image takes the place of the colours that the encoder had learned to draw;
+  it goes on from there to what differs from them behind the surface.
+  """
+  layer = _LAST_LAYERS[config.model.encoder.name]
+
+  def without(path, leaf):
+    if not _name(path).startswith(layer):
+      return leaf
+    # [..,D C], the channels of each plane side by side.
+    by_plane = leaf.reshape(*leaf.shape[:-1], -1, config.model.volume_channels)
+    return _like(by_plane.at[..., :3].set(0).reshape(leaf.shape), leaf)
+
+  return jax.tree_util.tree_map_with_path(without, encoder)
 
 
 def merge(fresh: dict, checkpoint: dict) -> tuple[dict, MergeReport]:

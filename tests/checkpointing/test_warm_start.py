@@ -9,6 +9,7 @@ from genvs_jax.checkpointing import pretrained
 from genvs_jax.checkpointing import warm_start
 from genvs_jax.models import builders
 from genvs_jax.models import image_v1
+from genvs_jax.models import pipeline
 from genvs_jax.runtime import sharding
 from genvs_jax.training import startup
 
@@ -91,6 +92,53 @@ def test_a_skip_of_images_may_come_later_but_not_go(fresh):
   warm_start.check_meaning(with_skip, config, "encoder", "DIR")
   with pytest.raises(ValueError, match="image_skip = True, expected False"):
     warm_start.check_meaning(config, with_skip, "encoder", "DIR")
+
+
+@pytest.mark.parametrize("name", ["resnet34_unet", "deeplabv3plus"])
+def test_skipped_images_take_the_place_of_learned_colours(fresh, name):
+  config = fresh[0].copy_and_resolve_references()
+  config.model.encoder.name = name
+  config.model.encoder.norm = "none"
+  config.model.encoder.image_skip = True
+  model = builders.build_model(config)
+  encoder = jax.jit(
+    lambda: builders.init_variables(model, jax.random.key(0), ("encoder",))
+  )()["encoder"]
+  images = jax.random.uniform(jax.random.key(1), (1, 1, 32, 32, 3))
+
+  @jax.jit
+  def encode(encoder):
+    return pipeline.encode(model, {"encoder": encoder}, images)[0]
+
+  before = encode(encoder)
+  after = encode(warm_start.without_colours(encoder, config))
+  np.testing.assert_allclose(
+    jax.nn.sigmoid(after[..., :3]),
+    jnp.broadcast_to(
+      jnp.clip(images, 0.02, 0.98)[..., None, :], after[..., :3].shape
+    ),
+    atol=1e-5,
+  )
+  np.testing.assert_array_equal(after[..., 3:], before[..., 3:])
+  assert np.abs(after - before)[..., :3].max() > 1e-3
+
+
+def test_an_encoder_that_gains_the_skip_starts_from_the_image(
+  fresh, trained_workdir
+):
+  config, _, state = fresh
+  config = config.copy_and_resolve_references()
+  config.model.encoder.image_skip = True
+  config.init_from.encoder = trained_workdir
+  started = startup.take_over(config, builders.build_model(config), state)
+  stored = pretrained.load(trained_workdir).variables["encoder"]["params"]
+  for name in ("kernel", "bias"):
+    leaf, learned = (
+      np.asarray(params["head"][name]).reshape(-1, 4, 8)
+      for params in (started.params["encoder"], stored)
+    )
+    np.testing.assert_array_equal(leaf[..., :3], 0)
+    np.testing.assert_array_equal(leaf[..., 3:], learned[..., 3:])
 
 
 def test_a_widened_denoiser_draws_what_it_drew():
