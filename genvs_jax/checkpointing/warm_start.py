@@ -135,7 +135,7 @@ def without_colours(encoder: dict, config: ml_collections.ConfigDict) -> dict:
   """An encoder's variables whose volumes are 0 where a skip adds the image.
 
   The image takes the place of the colours that the encoder had learned to draw;
-  it goes on from there to what differs from them behind the surface.
+  what differs from the image behind the surface it learns from there.
   """
   layer = _LAST_LAYERS[config.model.encoder.name]
 
